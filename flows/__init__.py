@@ -1,0 +1,1 @@
+"""When and where it runs: the command line, Prefect flows, logging. No chemistry."""

@@ -1,0 +1,1 @@
+"""What is learned: features, graph network, differentiable MM energy, training, weights, prediction."""

@@ -1,0 +1,1 @@
+"""The QM door: engines behind one function, one supervised child process per job."""

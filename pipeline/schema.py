@@ -1,0 +1,230 @@
+"""The values that flow through parmflow: frozen, keyword-only, numpy inside, shape and unit beside each.
+
+Internal units everywhere: angstrom, kcal/mol, radian, elementary charge.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+N_PROPER_PERIODICITIES = 6
+N_IMPROPER_PERIODICITIES = 2
+
+CONVENTIONS_VERSION = "1"
+"""Changes when the meaning of a parameter changes (see `MMParameters`); stamped on every artefact."""
+
+
+def _frozen_array(value: ArrayLike, dtype: type, shape: tuple[int | None, ...], name: str) -> NDArray:
+    """Copy to a read-only array and check its shape (None: any length)."""
+    array: NDArray = np.array(value, dtype=dtype)
+    if array.size == 0 and len(shape) > 1:
+        array = array.reshape([0 if length is None else length for length in shape])
+    matches = array.ndim == len(shape) and all(
+        want is None or have == want for have, want in zip(array.shape, shape, strict=False)
+    )
+    if not matches:
+        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+    array.setflags(write=False)
+    return array
+
+
+def _freeze(instance: object, name: str, dtype: type, shape: tuple[int | None, ...]) -> None:
+    object.__setattr__(instance, name, _frozen_array(getattr(instance, name), dtype, shape, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ligand:
+    """One molecule with every atom explicit, in the atom order of the user's record."""
+
+    name: str
+    mapped_smiles: str
+    """Isomeric SMILES with explicit hydrogens; map number = atom index + 1."""
+    total_charge: int
+    """elementary charges"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Topology:
+    """Every interaction of a ligand, each listed once. Indices are 0-based."""
+
+    atomic_numbers: IntArray
+    """(n_atoms,)"""
+    bonds: IntArray
+    """(n_bonds, 2)"""
+    angles: IntArray
+    """(n_angles, 3), centre in column 1"""
+    propers: IntArray
+    """(n_propers, 4); none over a (nearly) linear centre"""
+    impropers: IntArray
+    """(n_impropers, 4), centre in column 1; three consecutive rows per centre, the SMIRNOFF trefoil"""
+    pairs_14: IntArray
+    """(n_pairs, 2): atoms exactly three bonds apart"""
+
+    def __post_init__(self) -> None:
+        """Check shapes and make the arrays read-only."""
+        _freeze(self, "atomic_numbers", np.int64, (None,))
+        for name, width in (("bonds", 2), ("angles", 3), ("propers", 4), ("impropers", 4), ("pairs_14", 2)):
+            _freeze(self, name, np.int64, (None, width))
+        if len(self.impropers) % 3:
+            raise ValueError("impropers: three rows per centre expected")
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms."""
+        return len(self.atomic_numbers)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Conformers:
+    """Geometries of one ligand, in its atom order."""
+
+    coords: FloatArray
+    """(n_confs, n_atoms, 3), angstrom"""
+
+    def __post_init__(self) -> None:
+        """Check shapes and make the array read-only."""
+        _freeze(self, "coords", np.float64, (None, None, 3))
+
+    @property
+    def n_confs(self) -> int:
+        """Number of conformers."""
+        return len(self.coords)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QMSpec:
+    """A level of theory and what is asked of it. The default is OpenFF's level."""
+
+    program: str = "pyscf"
+    """psi4, pyscf or tblite"""
+    method: str = "b3lyp"
+    basis: str | None = "dzvp"
+    dispersion: str | None = "d3bj"
+    driver: str = "gradient"
+    """energy or gradient"""
+    keywords: tuple[tuple[str, str | int | float | bool], ...] = ()
+
+    @property
+    def level(self) -> str:
+        """The level of theory in words, e.g. `b3lyp-d3bj/dzvp`."""
+        method = f"{self.method}-{self.dispersion}" if self.dispersion else self.method
+        return f"{method}/{self.basis}" if self.basis else method
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QMTask:
+    """One single-point calculation: a molecule, a geometry, a spec."""
+
+    ligand_key: str
+    atomic_numbers: IntArray
+    """(n_atoms,)"""
+    coords: FloatArray
+    """(n_atoms, 3), angstrom"""
+    total_charge: int
+    spec: QMSpec
+
+    def __post_init__(self) -> None:
+        """Check shapes and make the arrays read-only."""
+        _freeze(self, "atomic_numbers", np.int64, (None,))
+        _freeze(self, "coords", np.float64, (len(self.atomic_numbers), 3))
+
+    @property
+    def key(self) -> str:
+        """Content hash of atoms, geometry (to 1e-8 angstrom), charge and spec: the store's key."""
+        content = {
+            "atomic_numbers": self.atomic_numbers.tolist(),
+            "coords": [[f"{x + 0.0:.8f}" for x in row] for row in np.round(self.coords, 8)],
+            "total_charge": self.total_charge,
+            "spec": dataclasses.asdict(self.spec),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QMRecord:
+    """The result of one QMTask, in the frame and atom order of the task."""
+
+    task_key: str
+    ligand_key: str
+    spec: QMSpec
+    coords: FloatArray
+    """(n_atoms, 3), angstrom"""
+    energy: float
+    """total energy, kcal/mol"""
+    gradient: FloatArray | None
+    """(n_atoms, 3), dE/dx, kcal/mol/angstrom; None when only the energy was asked for"""
+    provenance: tuple[tuple[str, str], ...] = ()
+    """program, version, wall seconds, host, ... as sorted pairs"""
+
+    def __post_init__(self) -> None:
+        """Check shapes, finiteness, and make the arrays read-only."""
+        _freeze(self, "coords", np.float64, (None, 3))
+        if self.gradient is not None:
+            _freeze(self, "gradient", np.float64, (len(self.coords), 3))
+        if not np.isfinite(self.energy) or (
+            self.gradient is not None and not np.isfinite(self.gradient).all()
+        ):
+            raise ValueError("QM energy and gradient must be finite")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MMParameters:
+    """The class I force field of one ligand, row by row beside its Topology.
+
+    E = sum k/2 (r - l)^2 + sum k/2 (theta - theta0)^2
+      + sum_propers sum_n k_n (1 + cos n phi)
+      + sum_improper_rows sum_n k_n (1 + cos n phi)        (three rows per centre: the row k is a third of k)
+      + Lennard-Jones (Lorentz-Berthelot, 1-4 scaled 0.5) + Coulomb (1-4 scaled 0.8333333333)
+
+    Phases are zero and k may be negative: folding the sign into a phase would shift the energy by 2|k|.
+    """
+
+    bond_k: FloatArray
+    """(n_bonds,), kcal/mol/angstrom^2"""
+    bond_length: FloatArray
+    """(n_bonds,), angstrom"""
+    angle_k: FloatArray
+    """(n_angles,), kcal/mol/radian^2"""
+    angle_theta: FloatArray
+    """(n_angles,), radian"""
+    proper_k: FloatArray
+    """(n_propers, 6), kcal/mol; column c holds periodicity c + 1"""
+    improper_k: FloatArray
+    """(n_impropers, 2), kcal/mol; column c holds periodicity c + 1; per trefoil row"""
+    charge: FloatArray
+    """(n_atoms,), elementary charges; the sum is the ligand's total charge exactly"""
+    sigma: FloatArray
+    """(n_atoms,), angstrom"""
+    epsilon: FloatArray
+    """(n_atoms,), kcal/mol"""
+
+    def __post_init__(self) -> None:
+        """Check shapes and make the arrays read-only."""
+        for name in ("bond_k", "bond_length", "angle_k", "angle_theta", "charge", "sigma", "epsilon"):
+            _freeze(self, name, np.float64, (None,))
+        _freeze(self, "proper_k", np.float64, (None, N_PROPER_PERIODICITIES))
+        _freeze(self, "improper_k", np.float64, (None, N_IMPROPER_PERIODICITIES))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyReport:
+    """The energy of one geometry, term by term, kcal/mol."""
+
+    bond: float
+    angle: float
+    proper: float
+    improper: float
+    vdw: float
+    coulomb: float
+
+    @property
+    def total(self) -> float:
+        """Sum of all terms."""
+        return self.bond + self.angle + self.proper + self.improper + self.vdw + self.coulomb

@@ -1,0 +1,94 @@
+"""Settings of a run: frozen, checked at birth, unknown keys are errors. Nothing here reads a file."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import SettingsError
+
+SUPPORTED_ELEMENTS = ("H", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I")
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LigandRules(_Settings):
+    """What is accepted as a ligand."""
+
+    max_atoms: int = Field(default=250, ge=1, le=1000)
+    unspecified_stereo: Literal["reject", "accept"] = "reject"
+    strip_salts: bool = False
+    """keep the largest fragment of a salt instead of refusing it"""
+    elements: tuple[str, ...] = SUPPORTED_ELEMENTS
+
+
+class ConformerSettings(_Settings):
+    """ETKDG embedding, MMFF94 relaxation, pruning."""
+
+    n_embed: int = Field(default=50, ge=1, le=2000)
+    prune_rms: float = Field(default=0.5, gt=0)
+    """angstrom, heavy atoms"""
+    energy_window: float = Field(default=12.0, gt=0)
+    """kcal/mol above the lowest, MMFF94 (UFF where MMFF94 has no type)"""
+    seconds: float = Field(default=60.0, gt=0)
+    """wall-clock limit of the child process, per ligand"""
+    memory_mb: int = Field(default=4096, ge=256)
+
+
+class QMSettings(_Settings):
+    """The reference calculations of `refine`."""
+
+    program: Literal["auto", "psi4", "pyscf", "tblite"] = "auto"
+    """auto: pyscf, which is always installed and on two cores the faster of the two DFT engines"""
+    spec: Literal["openff-default", "fast"] = "openff-default"
+    """openff-default: B3LYP-D3BJ/DZVP; fast: GFN2-xTB"""
+    n_points: int = Field(default=5, ge=3, le=500)
+    """geometries per ligand: conformers first, then displaced copies of them"""
+    displacement: float = Field(default=0.04, gt=0, le=0.2)
+    """angstrom, standard deviation of the displaced copies"""
+    seconds_per_job: float = Field(default=3600.0, gt=0)
+    memory_mb: int = Field(default=4096, ge=256)
+    budget_seconds: float | None = Field(default=None, gt=0)
+
+
+class FineTuneSettings(_Settings):
+    """Pulling the shipped readouts towards the ligands' own QM."""
+
+    steps: int = Field(default=150, ge=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
+    pull: float = Field(default=1.0, ge=0)
+    """L2 pull of the weights to the shipped ones"""
+    holdout_fraction: float = Field(default=0.3, gt=0, lt=1)
+    seed: int = 7
+
+
+class ExportSettings(_Settings):
+    """What is written for a ligand."""
+
+    formats: tuple[Literal["offxml", "amber", "openmm"], ...] = ("offxml", "amber", "openmm")
+
+
+class Settings(_Settings):
+    """Everything that decides a run's results; stamped into run.json."""
+
+    ligand: LigandRules = LigandRules()
+    conformers: ConformerSettings = ConformerSettings()
+    qm: QMSettings = QMSettings()
+    fine_tune: FineTuneSettings = FineTuneSettings()
+    export: ExportSettings = ExportSettings()
+    model: str = "default"
+    """name of the shipped weights, or `name/version`"""
+    jobs: int = Field(default=0, ge=0)
+    """worker processes; 0: one per core"""
+
+
+def build_settings(values: dict[str, Any]) -> Settings:
+    """Check a nested table of settings, e.g. read from TOML; raise SettingsError naming the first wrong."""
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        known = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
+        raise SettingsError(f"settings: {where}: {known}") from error

@@ -1,0 +1,81 @@
+"""Bonds, angles, propers, trefoil impropers and 1-4 pairs of a ligand: each interaction once."""
+
+from itertools import combinations
+
+import numpy as np
+from rdkit import Chem
+
+from pipeline.ligand import to_rdkit
+from pipeline.schema import Ligand, Topology
+
+IMPROPER_CENTRES = frozenset({6, 7})
+"""Three-coordinate carbon and nitrogen get an improper; pyramidal P and S are held by their angles."""
+
+
+def build_topology(ligand: Ligand) -> Topology:
+    """List every interaction of a ligand once, in a deterministic order, in the ligand's atom order.
+
+    Rows run with the smaller end index first. No proper is listed over a (nearly) linear centre, where the
+    dihedral is undefined; no pair that is also 1-2 or 1-3 counts as 1-4, and none counts twice.
+    """
+    return topology_of_molecule(to_rdkit(ligand))
+
+
+def topology_of_molecule(mol: Chem.Mol) -> Topology:
+    """Do the same for an RDKit molecule whose hydrogens are explicit."""
+    neighbours = [sorted(n.GetIdx() for n in atom.GetNeighbors()) for atom in mol.GetAtoms()]
+    bonds = sorted(tuple(sorted((b.GetBeginAtomIdx(), b.GetEndAtomIdx()))) for b in mol.GetBonds())
+    angles = [(i, j, k) for j, ends in enumerate(neighbours) for i, k in combinations(ends, 2)]
+    linear = _linear_centres(mol)
+    propers = [
+        (i, j, k, m) if i < m else (m, k, j, i)
+        for j, k in bonds
+        if j not in linear and k not in linear
+        for i in neighbours[j]
+        for m in neighbours[k]
+        if i != k and m != j and i != m
+    ]
+    return Topology(
+        atomic_numbers=np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()]),
+        bonds=np.array(bonds),
+        angles=np.array(angles),
+        propers=np.array(sorted(propers)),
+        impropers=np.array(_trefoils(mol, neighbours)),
+        pairs_14=np.array(_pairs_three_bonds_apart(neighbours)),
+    )
+
+
+def _linear_centres(mol: Chem.Mol) -> set[int]:
+    """Atoms whose two bonds are collinear: alkynes, nitriles, allenes, azides, isocyanates, isocyanides."""
+    kekulised = Chem.Mol(mol)
+    Chem.Kekulize(kekulised, clearAromaticFlags=True)
+    linear = set()
+    for atom in kekulised.GetAtoms():
+        if atom.GetAtomicNum() in (6, 7) and atom.GetDegree() == 2:
+            orders = sorted(bond.GetBondTypeAsDouble() for bond in atom.GetBonds())
+            if orders[1] == 3.0 or orders == [2.0, 2.0]:
+                linear.add(atom.GetIdx())
+    return linear
+
+
+def _trefoils(mol: Chem.Mol, neighbours: list[list[int]]) -> list[tuple[int, int, int, int]]:
+    """Three same-handed orderings per trigonal centre (SMIRNOFF specification, `ImproperTorsions`)."""
+    rows = []
+    for atom in mol.GetAtoms():
+        centre = atom.GetIdx()
+        if atom.GetAtomicNum() in IMPROPER_CENTRES and len(neighbours[centre]) == 3:
+            a, b, c = neighbours[centre]
+            rows += [(a, centre, b, c), (b, centre, c, a), (c, centre, a, b)]
+    return rows
+
+
+def _pairs_three_bonds_apart(neighbours: list[list[int]]) -> list[tuple[int, int]]:
+    """Pairs at graph distance exactly three, by breadth-first search from every atom."""
+    pairs = []
+    for start in range(len(neighbours)):
+        seen, frontier = {start}, {start}
+        for _ in range(3):
+            frontier = {n for atom in frontier for n in neighbours[atom]} - seen
+            seen |= frontier
+        pairs += [(start, end) for end in sorted(frontier) if start < end]
+    return pairs
