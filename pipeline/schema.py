@@ -63,7 +63,11 @@ class Topology:
     propers: IntArray
     """(n_propers, 4); none over a (nearly) linear centre"""
     impropers: IntArray
-    """(n_impropers, 4), centre in column 1; three consecutive rows per centre, the SMIRNOFF trefoil"""
+    """(n_impropers, 4), centre in column 1; three consecutive rows per centre, the SMIRNOFF trefoil.
+
+    The dihedral of a row (a, centre, b, c) is phi(centre, a, b, c): centre first, 0 when planar, as the
+    OpenFF toolkit and Interchange evaluate it (openmm#2509). phi(a, centre, b, c) would be another angle.
+    """
     pairs_14: IntArray
     """(n_pairs, 2): atoms exactly three bonds apart"""
 
@@ -79,6 +83,11 @@ class Topology:
     def n_atoms(self) -> int:
         """Number of atoms."""
         return len(self.atomic_numbers)
+
+    @property
+    def improper_dihedrals(self) -> IntArray:
+        """(n_impropers, 4): the atoms of each improper row in the order of its dihedral, centre first."""
+        return self.impropers[:, [1, 0, 2, 3]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -211,6 +220,40 @@ class MMParameters:
             _freeze(self, name, np.float64, (None,))
         _freeze(self, "proper_k", np.float64, (None, N_PROPER_PERIODICITIES))
         _freeze(self, "improper_k", np.float64, (None, N_IMPROPER_PERIODICITIES))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Parametrized:
+    """A ligand with its force field: what every exporter takes."""
+
+    id: str
+    """file-safe name: slug plus hash"""
+    ligand: Ligand
+    topology: Topology
+    parameters: MMParameters
+    coords: FloatArray | None
+    """(n_atoms, 3), angstrom; None when there is no geometry"""
+    provenance: tuple[tuple[str, str], ...] = ()
+    """model, versions, hashes, settings as pairs; stamped on every file"""
+
+    def __post_init__(self) -> None:
+        """Check the rows of the parameters against the topology."""
+        if self.coords is not None:
+            _freeze(self, "coords", np.float64, (self.topology.n_atoms, 3))
+        topology, parameters = self.topology, self.parameters
+        for have, want, name in (
+            (parameters.bond_k, topology.bonds, "bond_k"),
+            (parameters.bond_length, topology.bonds, "bond_length"),
+            (parameters.angle_k, topology.angles, "angle_k"),
+            (parameters.angle_theta, topology.angles, "angle_theta"),
+            (parameters.proper_k, topology.propers, "proper_k"),
+            (parameters.improper_k, topology.impropers, "improper_k"),
+            (parameters.charge, topology.atomic_numbers, "charge"),
+            (parameters.sigma, topology.atomic_numbers, "sigma"),
+            (parameters.epsilon, topology.atomic_numbers, "epsilon"),
+        ):
+            if len(have) != len(want):
+                raise ValueError(f"{name}: {len(have)} rows for {len(want)} interactions")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,108 @@
+"""OpenMM: the direct system that every written file is compared with, and its XML."""
+
+from itertools import chain
+
+import numpy as np
+import openmm
+from rdkit import Chem
+
+from pipeline.schema import IntArray, MMParameters, Parametrized, Topology
+from pipeline.units import ANGSTROM_PER_NM, KJ_PER_KCAL
+
+VDW_14_SCALE = 0.5
+COULOMB_14_SCALE = 0.8333333333
+
+BOND_GROUP, ANGLE_GROUP, PROPER_GROUP, IMPROPER_GROUP, NONBONDED_GROUP = range(5)
+
+_KJ_PER_NM2 = KJ_PER_KCAL * ANGSTROM_PER_NM**2
+
+
+def build_system(topology: Topology, parameters: MMParameters) -> openmm.System:
+    """Build the ligand in vacuum: flexible bonds, no cutoff, one force and one force group per term.
+
+    Groups: 0 bonds, 1 angles, 2 propers, 3 impropers, 4 nonbonded (van der Waals and Coulomb together, 1-4
+    pairs as exceptions). Torsions with a zero force constant are left out.
+    """
+    system = openmm.System()
+    table = Chem.GetPeriodicTable()
+    for number in topology.atomic_numbers:
+        system.addParticle(table.GetAtomicWeight(int(number)))
+    system.addForce(_bond_force(topology, parameters))
+    system.addForce(_angle_force(topology, parameters))
+    system.addForce(_torsion_force(topology.propers, parameters.proper_k, "propers", PROPER_GROUP))
+    impropers = topology.improper_dihedrals
+    system.addForce(_torsion_force(impropers, parameters.improper_k, "impropers", IMPROPER_GROUP))
+    system.addForce(_nonbonded_force(topology, parameters))
+    return system
+
+
+def write_openmm_system(parametrized: Parametrized) -> str:
+    """Serialize the direct system as OpenMM System XML, all digits kept."""
+    xml: str = openmm.XmlSerializer.serialize(build_system(parametrized.topology, parametrized.parameters))
+    return xml
+
+
+def read_openmm_system(text: str) -> openmm.System:
+    """Build the system that a System XML describes."""
+    return openmm.XmlSerializer.deserialize(text)
+
+
+def _bond_force(topology: Topology, parameters: MMParameters) -> openmm.HarmonicBondForce:
+    force = openmm.HarmonicBondForce()
+    force.setName("bonds")
+    force.setForceGroup(BOND_GROUP)
+    rows = zip(topology.bonds.tolist(), parameters.bond_length, parameters.bond_k, strict=True)
+    for (i, j), length, k in rows:
+        force.addBond(i, j, length / ANGSTROM_PER_NM, k * _KJ_PER_NM2)
+    return force
+
+
+def _angle_force(topology: Topology, parameters: MMParameters) -> openmm.HarmonicAngleForce:
+    force = openmm.HarmonicAngleForce()
+    force.setName("angles")
+    force.setForceGroup(ANGLE_GROUP)
+    rows = zip(topology.angles.tolist(), parameters.angle_theta, parameters.angle_k, strict=True)
+    for (i, j, k), theta, k_angle in rows:
+        force.addAngle(i, j, k, theta, k_angle * KJ_PER_KCAL)
+    return force
+
+
+def _torsion_force(
+    dihedrals: IntArray, k_rows: np.ndarray, name: str, group: int
+) -> openmm.PeriodicTorsionForce:
+    force = openmm.PeriodicTorsionForce()
+    force.setName(name)
+    force.setForceGroup(group)
+    for atoms, row in zip(dihedrals.tolist(), k_rows, strict=True):
+        for column in np.flatnonzero(row).tolist():
+            force.addTorsion(*atoms, column + 1, 0.0, row[column] * KJ_PER_KCAL)
+    return force
+
+
+def _nonbonded_force(topology: Topology, parameters: MMParameters) -> openmm.NonbondedForce:
+    force = openmm.NonbondedForce()
+    force.setName("nonbonded")
+    force.setForceGroup(NONBONDED_GROUP)
+    force.setNonbondedMethod(openmm.NonbondedForce.NoCutoff)
+    charge = parameters.charge.tolist()
+    sigma = (parameters.sigma / ANGSTROM_PER_NM).tolist()
+    epsilon = (parameters.epsilon * KJ_PER_KCAL).tolist()
+    for particle in zip(charge, sigma, epsilon, strict=True):
+        force.addParticle(*particle)
+    for i, j in sorted(excluded_pairs(topology)):
+        force.addException(i, j, 0.0, 1.0, 0.0)
+    for i, j in topology.pairs_14.tolist():
+        force.addException(
+            i,
+            j,
+            COULOMB_14_SCALE * charge[i] * charge[j],
+            0.5 * (sigma[i] + sigma[j]),
+            VDW_14_SCALE * float(np.sqrt(epsilon[i] * epsilon[j])),
+        )
+    return force
+
+
+def excluded_pairs(topology: Topology) -> set[tuple[int, int]]:
+    """List the pairs one or two bonds apart, the smaller index first, each once."""
+    pairs = chain(topology.bonds.tolist(), topology.angles[:, [0, 2]].tolist())
+    return {(min(pair), max(pair)) for pair in pairs}
