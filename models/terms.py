@@ -1,0 +1,185 @@
+"""The values of the torch energy: which atoms interact, with what parameters, and what each term is worth.
+
+A batch is the concatenation of its molecules: atoms along dimension 0, every term beside the number of the
+molecule that owns it. A single molecule is a batch of one.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.schema import MMParameters, Topology
+
+SCALE_14_VDW = 0.5
+SCALE_14_COULOMB = 0.8333333333
+
+
+class _TensorFields:
+    """Moves every tensor field of a frozen dataclass to another device."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same value on another device."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        moved = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in fields.items()}
+        return type(self)(**moved)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MMIndices(_TensorFields):
+    """Every interaction of a batch of molecules, each once, with the molecule that owns it."""
+
+    bonds: Tensor
+    """(n_bonds, 2), int64, atom of the batch"""
+    angles: Tensor
+    """(n_angles, 3), int64, centre in column 1"""
+    propers: Tensor
+    """(n_propers, 4), int64"""
+    impropers: Tensor
+    """(n_impropers, 4), int64, centre in column 1; three rows per centre"""
+    pairs: Tensor
+    """(n_pairs, 2), int64: atoms of one molecule, i < j, neither 1-2 nor 1-3"""
+    pair_scale_vdw: Tensor
+    """(n_pairs,), float64: 0.5 for 1-4 pairs, else 1"""
+    pair_scale_coulomb: Tensor
+    """(n_pairs,), float64: 0.8333333333 for 1-4 pairs, else 1"""
+    atom_molecule: Tensor
+    """(n_atoms_total,), int64: number of the molecule in the batch; so are the next five"""
+    bond_molecule: Tensor
+    """(n_bonds,), int64"""
+    angle_molecule: Tensor
+    """(n_angles,), int64"""
+    proper_molecule: Tensor
+    """(n_propers,), int64"""
+    improper_molecule: Tensor
+    """(n_impropers,), int64"""
+    pair_molecule: Tensor
+    """(n_pairs,), int64"""
+    n_molecules: int
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms of the whole batch."""
+        return len(self.atom_molecule)
+
+
+_ATOM_COLUMNS = ("bonds", "angles", "propers", "impropers", "pairs")
+_OWNERS = (
+    "atom_molecule",
+    "bond_molecule",
+    "angle_molecule",
+    "proper_molecule",
+    "improper_molecule",
+    "pair_molecule",
+)
+_SCALES = ("pair_scale_vdw", "pair_scale_coulomb")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TorchParameters(_TensorFields):
+    """`pipeline.schema.MMParameters` as tensors: same names, shapes and units, rows beside MMIndices."""
+
+    bond_k: Tensor
+    """(n_bonds,), kcal/mol/angstrom^2"""
+    bond_length: Tensor
+    """(n_bonds,), angstrom"""
+    angle_k: Tensor
+    """(n_angles,), kcal/mol/radian^2"""
+    angle_theta: Tensor
+    """(n_angles,), radian"""
+    proper_k: Tensor
+    """(n_propers, 6), kcal/mol; column c holds periodicity c + 1"""
+    improper_k: Tensor
+    """(n_impropers, 2), kcal/mol; column c holds periodicity c + 1; per trefoil row"""
+    charge: Tensor
+    """(n_atoms_total,), elementary charges"""
+    sigma: Tensor
+    """(n_atoms_total,), angstrom"""
+    epsilon: Tensor
+    """(n_atoms_total,), kcal/mol"""
+
+    @classmethod
+    def from_mm(cls, parameters: MMParameters, dtype: torch.dtype = torch.float64) -> Self:
+        """Copy one ligand's parameters into tensors."""
+        names = [field.name for field in dataclasses.fields(MMParameters)]
+        return cls(**{n: torch.tensor(np.array(getattr(parameters, n)), dtype=dtype) for n in names})
+
+    def to_mm(self) -> MMParameters:
+        """Copy back to numpy, float64."""
+        names = [field.name for field in dataclasses.fields(MMParameters)]
+        return MMParameters(**{n: getattr(self, n).detach().cpu().double().numpy() for n in names})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EnergyTerms:
+    """Energies of a batch of molecules in each of their conformers, (n_molecules, n_confs), kcal/mol."""
+
+    bond: Tensor
+    angle: Tensor
+    proper: Tensor
+    improper: Tensor
+    vdw: Tensor
+    coulomb: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """Sum of all terms, (n_molecules, n_confs), kcal/mol."""
+        return self.bond + self.angle + self.proper + self.improper + self.vdw + self.coulomb
+
+    def __add__(self, other: "EnergyTerms") -> "EnergyTerms":
+        """Add term by term, e.g. the valence and the nonbonded part of one energy."""
+        names = [field.name for field in dataclasses.fields(self)]
+        return EnergyTerms(**{n: getattr(self, n) + getattr(other, n) for n in names})
+
+
+def indices_from_topology(topology: Topology) -> MMIndices:
+    """List the interactions of one molecule, 1-4 pairs scaled by 0.5 (vdW) and 0.8333333333 (Coulomb)."""
+    n_atoms = topology.n_atoms
+    pairs, is_14 = _nonbonded_pairs(topology)
+    columns = {name: torch.tensor(np.array(getattr(topology, name))) for name in _ATOM_COLUMNS[:4]}
+    scales = {
+        "pair_scale_vdw": torch.tensor(np.where(is_14, SCALE_14_VDW, 1.0)),
+        "pair_scale_coulomb": torch.tensor(np.where(is_14, SCALE_14_COULOMB, 1.0)),
+    }
+    counts = (n_atoms, *(len(c) for c in columns.values()), len(pairs))
+    owners = {n: torch.zeros(count, dtype=torch.int64) for n, count in zip(_OWNERS, counts, strict=True)}
+    return MMIndices(**columns, **scales, **owners, pairs=torch.tensor(pairs), n_molecules=1)
+
+
+def _nonbonded_pairs(topology: Topology) -> tuple[np.ndarray, np.ndarray]:
+    """Return all pairs i < j that are neither 1-2 nor 1-3, (n_pairs, 2), and which of them are 1-4."""
+    n_atoms = topology.n_atoms
+    kind = np.zeros((n_atoms, n_atoms), dtype=np.int64)
+    for rows, code in ((topology.pairs_14, 2), (topology.angles[:, [0, 2]], 1), (topology.bonds, 1)):
+        kind[rows[:, 0], rows[:, 1]] = code
+        kind[rows[:, 1], rows[:, 0]] = code
+    i, j = np.triu_indices(n_atoms, k=1)
+    keep = kind[i, j] != 1
+    pairs = np.stack([i[keep], j[keep]], axis=1).astype(np.int64)
+    return pairs, kind[pairs[:, 0], pairs[:, 1]] == 2
+
+
+def collate_indices(batch: list[MMIndices]) -> MMIndices:
+    """Concatenate molecules (or batches) into one batch, shifting atom and molecule numbers."""
+    atom_offsets = np.cumsum([0, *(part.n_atoms for part in batch)])
+    molecule_offsets = np.cumsum([0, *(part.n_molecules for part in batch)])
+
+    def joined(name: str, offsets: np.ndarray | None) -> Tensor:
+        shifts = [0] * len(batch) if offsets is None else [int(offset) for offset in offsets[:-1]]
+        return torch.cat([getattr(part, name) + shift for part, shift in zip(batch, shifts, strict=True)])
+
+    return MMIndices(
+        **{name: joined(name, atom_offsets) for name in _ATOM_COLUMNS},
+        **{name: joined(name, molecule_offsets) for name in _OWNERS},
+        **{name: joined(name, None) for name in _SCALES},
+        n_molecules=int(molecule_offsets[-1]),
+    )
+
+
+def collate_parameters(batch: list[TorchParameters]) -> TorchParameters:
+    """Concatenate the parameters of molecules in the order in which `collate_indices` gets them."""
+    names = [field.name for field in dataclasses.fields(TorchParameters)]
+    return TorchParameters(**{n: torch.cat([getattr(part, n) for part in batch]) for n in names})
