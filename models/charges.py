@@ -1,0 +1,41 @@
+"""Partial charges by electronegativity and hardness equilibration, total charge exact.
+
+Minimising sum_i (e_i q_i + s_i q_i^2 / 2) under sum_i q_i = Q gives (Gilson, Gilson and Potter, J. Chem. Inf.
+Comput. Sci. 2003, 43, 1982, eq. 3)
+
+    q_i = -e_i / s_i + (1 / s_i) (Q + sum_j e_j / s_j) / (sum_j 1 / s_j)
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.gnn import Backend, GraphEncoder
+from models.graph import GraphBatch
+
+MIN_HARDNESS = 0.1
+
+
+class ChargeNetwork(nn.Module):
+    """Graph in, partial charges out."""
+
+    def __init__(self, width: int, n_layers: int) -> None:
+        super().__init__()
+        self.encoder = GraphEncoder(width, n_layers)
+        self.readout = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2))
+
+    def forward(self, batch: GraphBatch, backend: Backend = "torch") -> Tensor:
+        """Return (n_atoms,) elementary charges."""
+        electronegativity, raw_hardness = self.readout(self.encoder(batch, backend)).unbind(dim=1)
+        hardness = MIN_HARDNESS + nn.functional.softplus(raw_hardness + 1.0)
+        return equilibrate(electronegativity, hardness, batch)
+
+
+def equilibrate(electronegativity: Tensor, hardness: Tensor, batch: GraphBatch) -> Tensor:
+    """Charges (n_atoms,) from electronegativity and hardness (n_atoms,), summing to each total charge."""
+    softness = 1.0 / hardness
+    free = electronegativity * softness
+    zeros = torch.zeros_like(batch.total_charge)
+    sum_free = zeros.index_add(0, batch.atom_molecule, free)
+    sum_softness = zeros.index_add(0, batch.atom_molecule, softness)
+    potential = (batch.total_charge + sum_free) / sum_softness
+    return softness * potential.index_select(0, batch.atom_molecule) - free

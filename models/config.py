@@ -1,0 +1,95 @@
+"""What a training run is decided by: one TOML file, unknown keys are errors."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import SettingsError
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NetworkConfig(_Config):
+    """Size of one graph network."""
+
+    width: int = Field(default=128, ge=8)
+    n_layers: int = Field(default=4, ge=1)
+
+
+class ScheduleConfig(_Config):
+    """AdamW with linear warm-up and cosine decay."""
+
+    epochs: int = Field(ge=1)
+    batch_molecules: int = Field(default=48, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup_fraction: float = Field(default=0.03, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-5, ge=0)
+    clip: float = Field(default=10.0, gt=0)
+    """largest gradient norm of one step"""
+
+
+class ChargeStage(_Config):
+    """Partial charges on AM1-BCC labels."""
+
+    network: NetworkConfig = NetworkConfig()
+    schedule: ScheduleConfig
+    max_molecules: int | None = None
+
+
+class PriorStage(_Config):
+    """Valence readouts on a classical force field, before any QM."""
+
+    schedule: ScheduleConfig
+    force_field: str
+    """OFFXML file below the data folder"""
+    max_molecules: int | None = None
+
+
+class ValenceStage(_Config):
+    """Valence readouts on QM energies and gradients."""
+
+    network: NetworkConfig = NetworkConfig()
+    schedule: ScheduleConfig
+    sources: dict[str, int]
+    """data source -> largest number of rows taken (0: all)"""
+    max_confs: int = Field(default=12, ge=2)
+    """conformers drawn per row and epoch"""
+    energy_window: float = Field(default=30.0, gt=0)
+    """kcal/mol above the row's lowest point"""
+    energy_scale: float = Field(default=1.0, gt=0)
+    """kcal/mol: errors are divided by this"""
+    gradient_scale: float = Field(default=5.0, gt=0)
+    """kcal/mol/angstrom: gradient errors are divided by this"""
+    huber: float = Field(default=3.0, gt=0)
+    """scaled errors beyond this count linearly"""
+    torsion_penalty: float = Field(default=1e-3, ge=0)
+    """L2 on proper and improper force constants, (kcal/mol)^-2"""
+
+
+class TrainConfig(_Config):
+    """One training run."""
+
+    name: str
+    version: str
+    seed: int
+    charges: ChargeStage
+    prior: PriorStage
+    valence: ValenceStage
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Read and check a training configuration; SettingsError names the first wrong key."""
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text())
+        return TrainConfig.model_validate(values)
+    except OSError as error:
+        raise SettingsError(f"cannot read the training configuration {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

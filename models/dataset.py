@@ -1,0 +1,142 @@
+"""DOOR to the training tables: parquet rows in, examples out.
+
+The format of the tables is described in data/qm/README.md. Rows with an element outside the network's are
+left out and counted, never dropped in silence.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from models.features import MolecularGraph, build_graph
+from pipeline.errors import LigandError, SettingsError
+from pipeline.schema import FloatArray, Ligand, Topology
+from pipeline.topology import build_topology
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ChargeExample:
+    """One molecule with its AM1-BCC charges."""
+
+    key: str
+    graph: MolecularGraph
+    charges: FloatArray
+    """(n_atoms,) elementary charges"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QMExample:
+    """One molecule in one group of points at one level of theory."""
+
+    key: str
+    source: str
+    kind: str
+    """minima or torsiondrive"""
+    level: str
+    ligand: Ligand
+    graph: MolecularGraph
+    topology: Topology
+    coords: NDArray[np.float32]
+    """(n_confs, n_atoms, 3), angstrom"""
+    energy: FloatArray
+    """(n_confs,), kcal/mol, relative to the group's lowest"""
+    gradient: NDArray[np.float32] | None
+    """(n_confs, n_atoms, 3), kcal/mol/angstrom; zero by construction for minima"""
+    dihedral: tuple[int, int, int, int] | None
+    """the scanned torsion, where known"""
+    grid: FloatArray | None
+    """(n_confs,) angle of the scanned torsion, degree, where known"""
+
+
+def read_charge_examples(
+    path: Path, split: str, *, limit: int | None = None
+) -> tuple[list[ChargeExample], int]:
+    """Read the AM1-BCC table of one split; return the examples and the number of rows left out."""
+    table = _read_table(path)
+    rows = table[table["split"] == split] if "split" in table else table
+    if limit is not None and limit < len(rows):
+        rows = rows.sample(n=limit, random_state=0).sort_index()
+    return _collect(rows, _charge_example)
+
+
+def read_qm_examples(path: Path, sources: dict[str, int] | None = None) -> tuple[list[QMExample], int]:
+    """Read a QM table; `sources` limits the rows per source (0: all). Return examples and rows left out."""
+    table = _read_table(path)
+    if sources is not None:
+        unknown = set(sources) - set(table["source"])
+        if unknown:
+            raise SettingsError(f"{path.name} has no source {', '.join(sorted(unknown))}")
+        parts = [_take(table[table["source"] == source], n) for source, n in sources.items()]
+        table = pd.concat(parts)
+    return _collect(table, _qm_example)
+
+
+def _take(rows: pd.DataFrame, n: int) -> pd.DataFrame:
+    return rows if n == 0 or n >= len(rows) else rows.sample(n=n, random_state=0).sort_index()
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise SettingsError(f"no training table {path}; see data/qm/README.md for how it is made")
+    return pd.read_parquet(path)
+
+
+def _collect(rows: pd.DataFrame, build: Callable[[Any], T]) -> tuple[list[T], int]:
+    examples, left_out = [], 0
+    for row in rows.itertuples(index=False):
+        try:
+            examples.append(build(row))
+        except LigandError:
+            left_out += 1
+    return examples, left_out
+
+
+def _ligand(row: Any) -> Ligand:
+    name = row.key if hasattr(row, "key") else row.name
+    charge = int(row.charge) if hasattr(row, "charge") else round(float(np.sum(row.charges)))
+    return Ligand(name=name, mapped_smiles=row.mapped_smiles, total_charge=charge)
+
+
+def _charge_example(row: Any) -> ChargeExample:
+    ligand = _ligand(row)
+    charges = np.asarray(row.charges, dtype=np.float64)
+    return ChargeExample(key=ligand.name, graph=build_graph(ligand), charges=charges)
+
+
+def _qm_example(row: Any) -> QMExample:
+    ligand = _ligand(row)
+    shape = (row.n_confs, row.n_atoms, 3)
+    gradient = None
+    if row.gradient is not None:
+        gradient = np.asarray(row.gradient, dtype=np.float32).reshape(shape)
+    elif row.kind == "minima":
+        gradient = np.zeros(shape, dtype=np.float32)
+    energy = np.asarray(row.energy, dtype=np.float64)
+    i, j, k, m = row.dihedral if row.dihedral is not None else (0, 0, 0, 0)
+    return QMExample(
+        key=row.key,
+        source=row.source,
+        kind=row.kind,
+        level=row.level,
+        ligand=ligand,
+        graph=build_graph(ligand),
+        topology=build_topology(ligand),
+        coords=np.asarray(row.coords, dtype=np.float32).reshape(shape),
+        energy=energy - energy.min(),
+        gradient=gradient,
+        dihedral=None if row.dihedral is None else (int(i), int(j), int(k), int(m)),
+        grid=None if row.grid is None else np.asarray(row.grid, dtype=np.float64),
+    )
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Split into consecutive pieces of at most `size`."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,135 @@
+"""The training loop shared by all stages: seeded order, warm-up and cosine decay, checkpoints, resume."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.config import ScheduleConfig
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What one stage of training optimises."""
+
+    name: str
+    model: nn.Module
+    n_examples: int
+    loss: Callable[[Sequence[int], np.random.Generator], Tensor]
+    """indices of a mini-batch's examples and a seeded generator -> scalar loss"""
+    score: Callable[[], dict[str, float]]
+    """figures on held-out data; the first is the one that selects, smaller is better"""
+
+
+def run_stage(stage: Stage, schedule: ScheduleConfig, *, seed: int, folder: Path, report: Report) -> None:
+    """Train to the end of the schedule and leave the best weights in the model.
+
+    A checkpoint is written after every epoch; a run that finds one goes on from there with the same order of
+    examples it would have seen undisturbed.
+    """
+    optimiser = torch.optim.AdamW(
+        stage.model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+    )
+    n_batches = math.ceil(stage.n_examples / schedule.batch_molecules)
+    state = _Progress(stage, optimiser, folder / stage.name)
+    for epoch in range(state.epoch, schedule.epochs):
+        started = time.monotonic()
+        generator = np.random.default_rng([seed, epoch])
+        losses = []
+        for number, batch in enumerate(_batches(stage.n_examples, schedule.batch_molecules, generator)):
+            _set_learning_rate(optimiser, schedule, epoch + number / n_batches)
+            optimiser.zero_grad(set_to_none=True)
+            loss = stage.loss(batch, generator)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(stage.model.parameters(), schedule.clip)
+            if torch.isfinite(norm):
+                optimiser.step()
+            losses.append(float(loss.detach()))
+        scores = stage.score()
+        state.finish_epoch(epoch, scores)
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        seconds = time.monotonic() - started
+        epoch_of = f"{stage.name} {epoch + 1}/{schedule.epochs}"
+        report(f"{epoch_of}  loss {np.mean(losses):.4f}  {figures}  {seconds:.0f} s")
+    state.restore_best()
+
+
+def _batches(n_examples: int, size: int, generator: np.random.Generator) -> Iterator[list[int]]:
+    order = generator.permutation(n_examples)
+    for start in range(0, n_examples, size):
+        yield order[start : start + size].tolist()
+
+
+def _set_learning_rate(optimiser: torch.optim.Optimizer, schedule: ScheduleConfig, epoch: float) -> None:
+    done = epoch / schedule.epochs
+    if done < schedule.warmup_fraction:
+        factor = (done + 1e-3) / schedule.warmup_fraction
+    else:
+        phase = (done - schedule.warmup_fraction) / (1.0 - schedule.warmup_fraction)
+        factor = 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * phase))
+    for group in optimiser.param_groups:
+        group["lr"] = schedule.learning_rate * min(factor, 1.0)
+
+
+class _Progress:
+    """Checkpoints of one stage: last and best weights, optimiser moments, epoch; all safetensors and JSON."""
+
+    def __init__(self, stage: Stage, optimiser: torch.optim.Optimizer, folder: Path) -> None:
+        self.model, self.optimiser, self.folder = stage.model, optimiser, folder
+        self.epoch, self.best = 0, math.inf
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "progress.json").exists():
+            self._load()
+
+    def _load(self) -> None:
+        progress = json.loads((self.folder / "progress.json").read_text())
+        self.epoch, self.best = progress["epoch"], progress["best"]
+        self.model.load_state_dict(load_file(self.folder / f"last-{self.epoch}.safetensors"))
+        moments = load_file(self.folder / f"moments-{self.epoch}.safetensors")
+        state: dict[int, dict[str, Any]] = {}
+        for name, tensor in moments.items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = tensor
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
+
+    def finish_epoch(self, epoch: int, scores: dict[str, float]) -> None:
+        """Write the checkpoint; progress.json last, so that a kill leaves the previous one whole."""
+        score = next(iter(scores.values()))
+        weights = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
+        if score < self.best:
+            self.best = score
+            _replace(self.folder / "best.safetensors", weights)
+        old, self.epoch = self.epoch, epoch + 1
+        moments = {
+            f"{index}.{key}": tensor.contiguous()
+            for index, entry in self.optimiser.state_dict()["state"].items()
+            for key, tensor in entry.items()
+        }
+        _replace(self.folder / f"last-{self.epoch}.safetensors", weights)
+        _replace(self.folder / f"moments-{self.epoch}.safetensors", moments)
+        progress = self.folder / "progress.json.new"
+        progress.write_text(json.dumps({"epoch": self.epoch, "best": self.best, "scores": scores}))
+        progress.replace(self.folder / "progress.json")
+        if old != self.epoch:
+            for name in ("last", "moments"):
+                (self.folder / f"{name}-{old}.safetensors").unlink(missing_ok=True)
+
+    def restore_best(self) -> None:
+        """Put the best weights seen back into the model."""
+        self.model.load_state_dict(load_file(self.folder / "best.safetensors"))
+
+
+def _replace(path: Path, tensors: dict[str, Tensor]) -> None:
+    temporary = path.with_suffix(".new")
+    save_file(tensors, temporary)
+    temporary.replace(path)
