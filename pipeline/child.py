@@ -1,0 +1,257 @@
+"""DOOR: run a function in a supervised child process that cannot take the batch down with it.
+
+A segmentation fault, an abort, a hang or a memory leak in a library ends as a ChildError with the signal's
+name and the tail of the output. `pipeline.child_server` describes the processes behind this door. Linux only.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pipeline.child_server import OUTPUT_NAME, Ending, Job, Reply, receive_frame, send_frame
+from pipeline.errors import ChildError
+
+Result = TypeVar("Result")
+
+_GRACE_SECONDS = 30.0
+"""How much later than its limit a job's report may come before it counts as lost."""
+_TAIL_BYTES = 4000
+_NEW, _JOB = "parmflow-new-", "parmflow-job-"
+_ABANDONED_SECONDS = 3600.0
+_MEMORY_WORDS = ("bad_alloc", "MemoryError", "Cannot allocate memory", "out of memory", "Out of memory")
+_BOOT = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
+    "from pipeline.child_server import serve; serve(int(sys.argv[2]))"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a child process may use."""
+
+    wall_seconds: float
+    memory_mb: int
+    """address space of each process of the job"""
+    scratch: Path | None = None
+    """folder in which the job's own folder is made; None: the system's temporary folder"""
+
+
+def run_in_child(function: Callable[..., Result], *args: Any, limits: Limits) -> Result:
+    """Run `function(*args)` in a process of its own, within limits, and return what it returns.
+
+    The function and its arguments must be picklable; it starts in an empty folder that is removed afterwards.
+    Raises what the function raised, with the child's traceback as a note, or ChildError with kind `time`,
+    `memory`, `crash` (a signal, an exit) or `lost` (the supervisor itself vanished).
+    """
+    with Child(function, *args, limits=limits) as child:
+        return child.result()
+
+
+class Child(Generic[Result]):
+    """A function running in a supervised process: wait on `fileno()`, then take `result()`.
+
+    Leaving the `with` block ends the job and everything it started, and removes its folder.
+    """
+
+    def __init__(self, function: Callable[..., Result], *args: Any, limits: Limits) -> None:
+        payload = pickle.dumps((function, args))
+        self._wall_seconds = limits.wall_seconds
+        self._lease: int | None
+        self._folder, self._lease = _make_folder(limits.scratch or Path(tempfile.gettempdir()))
+        job = Job(
+            payload=payload,
+            wall_seconds=limits.wall_seconds,
+            memory_mb=limits.memory_mb,
+            folder=str(self._folder),
+            environment=dict(os.environ),
+            sys_path=_absolute_sys_path(),
+        )
+        module = getattr(function, "__module__", None) or ""
+        try:
+            self._connection = _SERVER.open_job(module)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # seen as `lost` by result()
+                send_frame(self._connection, pickle.dumps(job))
+        except BaseException:
+            self._remove_folder()
+            raise
+
+    def __enter__(self) -> "Child[Result]":
+        """Hand out the running job."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the job."""
+        self.close()
+
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when the job has ended."""
+        return self._connection.fileno()
+
+    def result(self) -> Result:
+        """Wait for the end of the job; return its value or raise its error."""
+        self._connection.settimeout(self._wall_seconds + _GRACE_SECONDS)
+        try:
+            frame = receive_frame(self._connection)
+        except (TimeoutError, ConnectionResetError):
+            frame = None
+        if frame is None:
+            raise ChildError("the child process and its supervisor vanished", kind="lost")
+        ending: Ending = pickle.loads(frame)  # noqa: S301 - from our own child through a socketpair
+        return self._value_of(ending)
+
+    def _value_of(self, ending: Ending) -> Any:
+        if ending.cause == "time":
+            message = f"stopped after its limit of {self._wall_seconds:g} s"
+            raise ChildError(self._with_output(message), kind="time")
+        if not ending.reply or os.waitstatus_to_exitcode(ending.status) != 0:
+            raise self._death(ending)
+        reply: Reply = pickle.loads(ending.reply)  # noqa: S301 - from our own child through a socketpair
+        if reply.error is None:
+            return reply.value
+        if isinstance(reply.error, MemoryError):
+            message = self._with_output("ran out of the memory it was allowed")
+            raise ChildError(message, kind="memory") from reply.error
+        if not isinstance(reply.error, Exception):  # SystemExit must not end the parent
+            raise ChildError(f"ended with {reply.error!r}\n{reply.traceback}") from reply.error
+        reply.error.add_note(f"In the child process:\n{reply.traceback}")
+        raise reply.error
+
+    def _death(self, ending: Ending) -> ChildError:
+        code = os.waitstatus_to_exitcode(ending.status)
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+        message = self._with_output(f"{how} after {ending.seconds:.1f} s")
+        if any(word in message for word in _MEMORY_WORDS):
+            return ChildError(message, kind="memory")
+        return ChildError(message, kind="crash")
+
+    def _with_output(self, message: str) -> str:
+        tail = ""
+        with contextlib.suppress(OSError), (self._folder / OUTPUT_NAME).open("rb") as output:
+            output.seek(max(0, output.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            tail = output.read().decode(errors="replace").strip()
+        return f"the child process {message}" + (f"; its last output:\n{tail}" if tail else "")
+
+    def close(self) -> None:
+        """End the job if it still runs, wait until its processes are gone, remove its folder."""
+        try:
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_WR)  # the warden takes this as the order to stop
+                self._connection.settimeout(_GRACE_SECONDS)
+                while self._connection.recv(1 << 16):
+                    pass
+        finally:
+            self._connection.close()
+            self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._lease is not None:
+            os.close(self._lease)
+            self._lease = None
+
+
+class _Server:
+    """The forking server of this process, started at the first job and again should it die."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner = 0
+        self._control: socket.socket | None = None
+
+    def open_job(self, module: str) -> socket.socket:
+        """Ask for a warden; return our end of its socket."""
+        ours, theirs = socket.socketpair()
+        with theirs, self._lock:
+            for _ in range(2):
+                if self._control is None or self._owner != os.getpid():
+                    self._start()
+                assert self._control is not None
+                try:
+                    socket.send_fds(self._control, [module.encode() or b"-"], [theirs.fileno()])
+                    return ours
+                except (BrokenPipeError, ConnectionResetError):
+                    self._control.close()
+                    self._control = None
+        ours.close()
+        raise ChildError("the server of child processes does not stay alive", kind="lost")
+
+    def _start(self) -> None:
+        # Message boundaries must hold, so that one descriptor comes with one job: SEQPACKET.
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, json.dumps(_absolute_sys_path()), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is ours to handle
+                # A thread pool started before a fork is lost in the fork.
+                env=os.environ
+                | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            )
+        self._control, self._owner = ours, os.getpid()
+
+
+_SERVER = _Server()
+_SWEPT: set[Path] = set()
+
+
+def _absolute_sys_path() -> list[str]:
+    return [str(Path(entry).absolute()) for entry in sys.path]
+
+
+def _make_folder(base: Path) -> tuple[Path, int]:
+    """Make a job's folder, leased by a lock that the system releases when we die."""
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        if base not in _SWEPT:
+            _SWEPT.add(base)
+            sweep(base)
+        new = Path(tempfile.mkdtemp(prefix=_NEW, dir=base))
+        lease = os.open(new / "lease", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lease, fcntl.LOCK_EX)
+        (new / "work").mkdir()
+        # Only a leased folder gets the name that `sweep` looks for.
+        folder = new.with_name(new.name.replace(_NEW, _JOB))
+        new.rename(folder)
+    except OSError as error:
+        raise ChildError(f"no scratch folder can be made in {base}: {error}", kind="lost") from error
+    return folder, lease
+
+
+def sweep(base: Path) -> list[Path]:
+    """Remove the job folders in `base` whose owner is dead; return what was removed."""
+    removed = []
+    for folder in [*base.glob(f"{_JOB}*"), *base.glob(f"{_NEW}*")]:
+        with contextlib.suppress(OSError):  # another user's, or gone meanwhile
+            if folder.stat().st_uid != os.getuid() or not _is_abandoned(folder):
+                continue
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder)
+    return removed
+
+
+def _is_abandoned(folder: Path) -> bool:
+    if folder.name.startswith(_NEW):  # not leased yet, for a moment
+        return time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS
+    lease = os.open(folder / "lease", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lease)
+    return True

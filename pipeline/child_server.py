@@ -1,0 +1,279 @@
+"""The other side of `pipeline.child`: a small server that forks one warden and one worker per job.
+
+    parent ── control socket ──> server ── fork ──> warden ── fork ──> worker (runs the function)
+       └────────── job socket, one per job ───────────┘
+
+The server has one thread and imports little, so forking it is cheap and safe, whatever threads the parent
+runs. The warden owns the worker: it holds the clock, adopts every process that the worker leaves behind (it
+is their subreaper), kills all of them at the end, and does the same when the parent dies or closes the job
+socket. The pickles here travel only between these four processes, never through a file.
+"""
+
+import contextlib
+import ctypes
+import faulthandler
+import importlib
+import os
+import pickle
+import resource
+import selectors
+import shutil
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+from pipeline.errors import ChildError
+
+OUTPUT_NAME = "output"
+"""File in the job's folder that takes the worker's stdout and stderr."""
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LENGTH = struct.Struct("!Q")
+_CLEARING_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What the parent asks for."""
+
+    payload: bytes
+    """pickled (function, args); opened only in the worker"""
+    wall_seconds: float
+    memory_mb: int
+    folder: str
+    """the job's own folder, made and removed by the parent; the worker starts in its `work`"""
+    environment: dict[str, str]
+    sys_path: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How the worker ended, as the warden saw it."""
+
+    cause: str
+    """ended (by itself), time (limit reached) or cancelled (by the parent)"""
+    status: int
+    """wait status, as of os.waitpid"""
+    seconds: float
+    reply: bytes
+    """pickled Reply; empty when the worker died before it could answer"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What the function returned or raised."""
+
+    value: Any = None
+    error: BaseException | None = None
+    traceback: str = ""
+
+
+def send_frame(connection: socket.socket, data: bytes) -> None:
+    """Send one message with its length in front."""
+    connection.sendall(_LENGTH.pack(len(data)))
+    connection.sendall(data)
+
+
+def receive_frame(connection: socket.socket) -> bytes | None:
+    """Read one message; None when the other side is gone."""
+    head = _receive_exactly(connection, _LENGTH.size)
+    return None if head is None else _receive_exactly(connection, _LENGTH.unpack(head)[0])
+
+
+def _receive_exactly(connection: socket.socket, n_bytes: int) -> bytes | None:
+    data = bytearray()
+    while len(data) < n_bytes:
+        chunk = connection.recv(min(n_bytes - len(data), 1 << 20))
+        if not chunk:
+            return None
+        data += chunk
+    return bytes(data)
+
+
+def serve(control_fd: int) -> None:
+    """Fork one warden per message on the control socket until the parent is gone."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # finished wardens leave no zombies
+    control = socket.socket(fileno=control_fd)
+    while True:
+        header, fds, _, _ = socket.recv_fds(control, 4096, 1)
+        if not fds:
+            return
+        _preload(header.decode())
+        if os.fork() == 0:
+            control.close()
+            try:
+                _oversee(socket.socket(fileno=fds[0]))
+            finally:
+                os._exit(0)
+        os.close(fds[0])
+
+
+def _preload(module: str) -> None:
+    """Import our own module once in the server, so that each worker finds it loaded."""
+    if module.startswith("pipeline."):
+        with contextlib.suppress(ImportError):  # shows up in the worker, where it is reported
+            importlib.import_module(module)
+
+
+def _oversee(connection: socket.socket) -> None:
+    """Be the warden of one job: start the worker, watch it, clear everything it leaves, report."""
+    connection.set_inheritable(False)
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    frame = receive_frame(connection)
+    if frame is None:
+        return
+    job: Job = pickle.loads(frame)  # noqa: S301 - from our own parent through a socketpair
+    start = time.monotonic()
+    read_end, write_end = os.pipe()
+    warden = os.getpid()
+    worker = os.fork()
+    if worker == 0:
+        connection.close()
+        os.close(read_end)
+        try:
+            _work(job, write_end, warden)
+        finally:
+            os._exit(1)
+    os.close(write_end)
+    cause, reply = _watch(worker, read_end, connection, start + job.wall_seconds)
+    status = _clear(worker)
+    if cause == "cancelled":  # the parent may be dead
+        shutil.rmtree(job.folder, ignore_errors=True)
+    ending = Ending(cause=cause, status=status, seconds=time.monotonic() - start, reply=reply)
+    with contextlib.suppress(OSError):  # the parent may be gone
+        send_frame(connection, pickle.dumps(ending))
+
+
+def _watch(worker: int, read_end: int, connection: socket.socket, deadline: float) -> tuple[str, bytes]:
+    """Collect the worker's reply until it ends, its time is over, or the parent lets go."""
+    os.set_blocking(read_end, False)
+    reply = bytearray()
+    with selectors.DefaultSelector() as selector:
+        ended = os.pidfd_open(worker)
+        for source in (ended, read_end, connection):
+            selector.register(source, selectors.EVENT_READ)
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return "time", bytes(reply)
+            ready = {key.fileobj for key, _ in selector.select(left)}
+            if read_end in ready and not _drain(read_end, reply):
+                selector.unregister(read_end)
+            if connection in ready:  # nothing more is ever sent: readable means closed
+                return "cancelled", b""
+            if ended in ready:
+                _drain(read_end, reply)
+                return "ended", bytes(reply)
+
+
+def _drain(read_end: int, reply: bytearray) -> bool:
+    """Read what is there; False when the pipe is closed."""
+    with contextlib.suppress(BlockingIOError):
+        while chunk := os.read(read_end, 1 << 16):
+            reply += chunk
+        return False
+    return True
+
+
+def _clear(worker: int) -> int:
+    """Kill the worker's group and every descendant, also those that hid; return the worker's wait status."""
+    worker_status = 0
+    give_up = time.monotonic() + _CLEARING_SECONDS
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(worker, signal.SIGKILL)
+    while time.monotonic() < give_up:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:  # nobody left
+            return worker_status
+        if pid == worker:
+            worker_status = status
+        elif pid == 0:
+            # Orphans become our own children (we are their subreaper), so rounds of this reach everybody.
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            time.sleep(0.002)
+    return worker_status
+
+
+def _work(job: Job, write_end: int, warden: int) -> None:
+    """Run the function under its limits and send the reply to the warden."""
+    os.setsid()
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != warden:  # it died before the line above
+        os._exit(1)
+    folder = Path(job.folder)
+    _redirect_output(folder / OUTPUT_NAME)
+    os.chdir(folder / "work")
+    os.environ.clear()
+    os.environ.update(job.environment)
+    os.environ["TMPDIR"] = str(folder / "work")
+    sys.path[:] = job.sys_path
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (job.memory_mb * 2**20, before[1]))
+    report = _Report()
+    with report:
+        function, args = pickle.loads(job.payload)  # noqa: S301 - from our own parent through a socketpair
+        report.reply = Reply(value=function(*args))
+    resource.setrlimit(resource.RLIMIT_AS, before)  # a MemoryError must still find room to be reported
+    view = memoryview(_packed(report.reply))
+    while view:
+        view = view[os.write(write_end, view) :]
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _redirect_output(path: Path) -> None:
+    output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(nothing)
+    os.close(output)
+    faulthandler.enable()
+
+
+class _Report:
+    """Keeps what the block returned or raised, to be raised again in the parent."""
+
+    reply = Reply()
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if error is not None:
+            text = "".join(traceback.format_exception(kind, error, trace))
+            self.reply = Reply(error=error, traceback=text)
+        return True
+
+
+def _packed(reply: Reply) -> bytes:
+    """Pickle a reply; one that cannot travel becomes a ChildError that says so."""
+    try:
+        packed = pickle.dumps(reply)
+        if reply.error is not None:
+            pickle.loads(packed)  # noqa: S301 - made one line above: some exceptions pickle and do not unpickle
+    except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:
+        what = reply.error if reply.error is not None else reply.value
+        message = f"{type(what).__name__} cannot be sent to the parent process: {str(what)[:500]} ({error})"
+        return pickle.dumps(Reply(error=ChildError(message, retryable=False), traceback=reply.traceback))
+    return packed

@@ -1,0 +1,175 @@
+"""The supervised child: whatever a library does there, the parent sees a value or a classified error."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.child import Child, Limits, run_in_child, sweep
+from pipeline.errors import ChildError, QMError
+
+SOON = 5.0
+"""seconds within which a killed process must be gone"""
+
+
+@pytest.fixture
+def limits(tmp_path: Path) -> Limits:
+    return Limits(wall_seconds=20, memory_mb=1024, scratch=tmp_path)
+
+
+def _gone(pid: int) -> bool:
+    deadline = time.monotonic() + SOON
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_value_comes_back(limits: Limits) -> None:
+    """A value is the function's own, computed in another process, in an empty folder of its own."""
+    assert run_in_child(divmod, 17, 5, limits=limits) == divmod(17, 5)
+    assert run_in_child(os.getpid, limits=limits) != os.getpid()
+    assert run_in_child(os.listdir, ".", limits=limits) == []
+    assert len(run_in_child(bytes, 10_000_000, limits=limits)) == 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "word"),
+    [
+        ("import ctypes; ctypes.string_at(0)", "crash", "SIGSEGV"),
+        ("import os; os.abort()", "crash", "SIGABRT"),
+        ("import os; os._exit(3)", "crash", "status 3"),
+        ("import sys; sys.exit(3)", "crash", "SystemExit"),
+        ("x = bytearray(4 * 2**30)", "memory", "memory"),
+        ("x = []\nwhile True: x.append(' ' * 10**6)", "memory", "memory"),
+        ("import os; os.write(2, b'std::bad_alloc'); os.abort()", "memory", "bad_alloc"),
+        ("import os; os.write(2, b'last words'); os.abort()", "crash", "last words"),
+    ],
+)
+def test_deaths_are_classified(code: str, kind: str, word: str, limits: Limits) -> None:
+    """Each way to die has its kind, the signal's name and the last output in the message."""
+    with pytest.raises(ChildError, match=word) as caught:
+        run_in_child(exec, code, limits=limits)
+    assert caught.value.kind == kind
+    assert run_in_child(abs, -1, limits=limits) == 1  # and the next job runs
+
+
+def test_hang_is_killed(tmp_path: Path) -> None:
+    """A job over its wall-clock limit ends with kind time, also when it ignores SIGTERM."""
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    with pytest.raises(ChildError, match="after its limit") as caught:
+        run_in_child(exec, code, limits=Limits(wall_seconds=0.5, memory_mb=512, scratch=tmp_path))
+    assert caught.value.kind == "time"
+
+
+@pytest.mark.parametrize("ending", ["time.sleep(600)", "pass", "os.abort()"])
+def test_hidden_grandchild_is_killed(ending: str, tmp_path: Path) -> None:
+    """A grandchild that forks away into its own session dies with the job, however the job ends."""
+    note = tmp_path / "pid"
+    hide = "import os, time; os.setsid(); os.fork() and os._exit(0)\n"
+    hide += f"open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    code = "import os, subprocess, sys, time\n"
+    code += f"subprocess.Popen([sys.executable, '-c', {hide!r}])\n"
+    code += f"while not os.path.exists({str(note)!r}) or not open({str(note)!r}).read(): time.sleep(0.01)\n"
+    limits = Limits(wall_seconds=3, memory_mb=512, scratch=tmp_path)
+    if ending == "pass":
+        run_in_child(exec, code + ending, limits=limits)
+    else:
+        with pytest.raises(ChildError):
+            run_in_child(exec, code + ending, limits=limits)
+    assert _gone(int(note.read_text()))
+
+
+def test_scratch_is_gone(limits: Limits, tmp_path: Path) -> None:
+    """Nothing is left in the scratch folder after success, an exception and a crash."""
+    run_in_child(exec, "open('big', 'w').write('x' * 10000)", limits=limits)
+    with pytest.raises(ZeroDivisionError):
+        run_in_child(exec, "open('big', 'w'); 1 / 0", limits=limits)
+    with pytest.raises(ChildError):
+        run_in_child(exec, "open('big', 'w'); import os; os.abort()", limits=limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_own_errors_keep_kind_and_traceback(limits: Limits) -> None:
+    """Our exceptions arrive with kind and retryable intact and the child's traceback as a note."""
+    with pytest.raises(QMError, match="SCF did not converge") as caught:
+        error = QMError("SCF did not converge", kind="scf", retryable=True)
+        run_in_child(exec, "raise error", {"error": error}, limits=limits)
+    assert (caught.value.kind, caught.value.retryable) == ("scf", True)
+    assert "raise error" not in str(caught.value)
+    assert "QMError: SCF did not converge" in caught.value.__notes__[0]
+
+
+def test_what_cannot_travel_is_said(limits: Limits) -> None:
+    """A value that cannot be pickled is an error naming its type, not a hang."""
+    with pytest.raises(ChildError, match="TextIOWrapper cannot be sent"):
+        run_in_child(open, os.devnull, limits=limits)
+
+
+def test_many_threads(limits: Limits) -> None:
+    """Jobs started from several threads at once do not mix their answers."""
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: run_in_child(pow, n, 2, limits=limits), range(64)))
+    assert answers == [n * n for n in range(64)]
+
+
+def test_closing_early_kills(limits: Limits, tmp_path: Path) -> None:
+    """Leaving the block before the end, as Ctrl-C does, ends the job and removes its folder."""
+    note = tmp_path / "pid"
+    code = f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    with Child(exec, code, limits=limits):
+        while not note.exists() or not note.read_text():
+            time.sleep(0.01)
+    assert _gone(int(note.read_text()))
+    assert list(tmp_path.iterdir()) == [note]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_parent_death_kills(how: signal.Signals, tmp_path: Path) -> None:
+    """`kill -9` or Ctrl-C of the parent leaves no process and no scratch folder."""
+    note, scratch = tmp_path / "pid", tmp_path / "scratch"
+    inner = f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    script = (
+        "from pathlib import Path; from pipeline.child import Limits, run_in_child; "
+        f"run_in_child(exec, {inner!r}, limits=Limits(wall_seconds=600, memory_mb=512, "
+        f"scratch=Path({str(scratch)!r})))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    while not note.exists() or not note.read_text():
+        assert parent.poll() is None
+        time.sleep(0.02)
+    parent.send_signal(how)
+    parent.wait(timeout=60)
+    assert _gone(int(note.read_text()))
+    deadline = time.monotonic() + SOON
+    while list(scratch.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert list(scratch.iterdir()) == []
+
+
+def test_sweep_takes_only_the_abandoned(tmp_path: Path, limits: Limits) -> None:
+    """The sweep removes folders whose owner is dead and spares a running job's and a stranger's."""
+    dead = tmp_path / "parmflow-job-dead"
+    dead.mkdir()
+    (dead / "lease").touch()
+    (tmp_path / "mine").mkdir()
+    with Child(time.sleep, 600, limits=Limits(wall_seconds=60, memory_mb=512, scratch=tmp_path / "b")):
+        running = list((tmp_path / "b").iterdir())
+        assert sweep(tmp_path / "b") == []
+        assert list((tmp_path / "b").iterdir()) == running
+    assert sweep(tmp_path) == [dead]
+    assert (tmp_path / "mine").exists()
+
+
+def test_environment_is_the_parents_now(monkeypatch: pytest.MonkeyPatch, limits: Limits) -> None:
+    """A child sees the environment of the moment it is started, not of the server's start."""
+    run_in_child(abs, 1, limits=limits)
+    monkeypatch.setenv("PARMFLOW_TEST_WORD", "here")
+    assert run_in_child(os.getenv, "PARMFLOW_TEST_WORD", limits=limits) == "here"
