@@ -59,7 +59,10 @@ def energy(indices: MMIndices, parameters: TorchParameters, coords: Tensor) -> E
     """
     x = _component_first(coords)
     bonds, angles = measure_lengths(x, indices.bonds), measure_angles(x, indices.angles)
-    propers, impropers = measure_dihedrals(x, indices.propers), measure_dihedrals(x, indices.impropers)
+    propers, impropers = (
+        measure_dihedrals(x, indices.propers),
+        measure_dihedrals(x, indices.improper_dihedrals),
+    )
     pairs, _ = compute_pairs(indices, parameters, x)
     per_term = (
         (_spring(parameters.bond_k, bonds.value, parameters.bond_length)[0], indices.bond_molecule),
@@ -95,13 +98,18 @@ def valence_energy_and_gradient(
     bonds, angles = measure_lengths(x, indices.bonds), measure_angles(x, indices.angles)
     bond, bond_slope = _spring(parameters.bond_k, bonds.value, parameters.bond_length)
     angle, angle_slope = _spring(parameters.angle_k, angles.value, parameters.angle_theta)
-    propers, impropers = measure_dihedrals(x, indices.propers), measure_dihedrals(x, indices.impropers)
+    propers, impropers = (
+        measure_dihedrals(x, indices.propers),
+        measure_dihedrals(x, indices.improper_dihedrals),
+    )
     contributions = [
         *_contributions(indices.bonds, bond_slope, bonds.derivatives()),
         *_contributions(indices.angles, angle_slope, angles.derivatives()),
         *_contributions(indices.propers, _series_slope(parameters.proper_k, propers), propers.derivatives()),
         *_contributions(
-            indices.impropers, _series_slope(parameters.improper_k, impropers), impropers.derivatives()
+            indices.improper_dihedrals,
+            _series_slope(parameters.improper_k, impropers),
+            impropers.derivatives(),
         ),
     ]
     n_molecules = indices.n_molecules

@@ -39,7 +39,7 @@ class MMIndices(_TensorFields):
     propers: Tensor
     """(n_propers, 4), int64"""
     impropers: Tensor
-    """(n_impropers, 4), int64, centre in column 1; three rows per centre"""
+    """(n_impropers, 4), int64, centre in column 1 as in Topology; three rows per centre"""
     pairs: Tensor
     """(n_pairs, 2), int64: atoms of one molecule, i < j, neither 1-2 nor 1-3"""
     pair_scale_vdw: Tensor
@@ -64,6 +64,11 @@ class MMIndices(_TensorFields):
     def n_atoms(self) -> int:
         """Number of atoms of the whole batch."""
         return len(self.atom_molecule)
+
+    @property
+    def improper_dihedrals(self) -> Tensor:
+        """(n_impropers, 4): the atoms of each improper row in the order of its dihedral, centre first."""
+        return self.impropers[:, [1, 0, 2, 3]]
 
 
 _ATOM_COLUMNS = ("bonds", "angles", "propers", "impropers", "pairs")
