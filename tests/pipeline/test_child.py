@@ -99,8 +99,8 @@ def test_scratch_is_gone(limits: Limits, tmp_path: Path) -> None:
 
 def test_own_errors_keep_kind_and_traceback(limits: Limits) -> None:
     """Our exceptions arrive with kind and retryable intact and the child's traceback as a note."""
+    error = QMError("SCF did not converge", kind="scf", retryable=True)
     with pytest.raises(QMError, match="SCF did not converge") as caught:
-        error = QMError("SCF did not converge", kind="scf", retryable=True)
         run_in_child(exec, "raise error", {"error": error}, limits=limits)
     assert (caught.value.kind, caught.value.retryable) == ("scf", True)
     assert "raise error" not in str(caught.value)
