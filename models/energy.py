@@ -59,10 +59,8 @@ def energy(indices: MMIndices, parameters: TorchParameters, coords: Tensor) -> E
     """
     x = _component_first(coords)
     bonds, angles = measure_lengths(x, indices.bonds), measure_angles(x, indices.angles)
-    propers, impropers = (
-        measure_dihedrals(x, indices.propers),
-        measure_dihedrals(x, indices.improper_dihedrals),
-    )
+    propers = measure_dihedrals(x, indices.propers)
+    impropers = measure_dihedrals(x, indices.improper_dihedrals)
     pairs, _ = compute_pairs(indices, parameters, x)
     per_term = (
         (_spring(parameters.bond_k, bonds.value, parameters.bond_length)[0], indices.bond_molecule),
@@ -96,31 +94,25 @@ def valence_energy_and_gradient(
     """
     x = _component_first(coords)
     bonds, angles = measure_lengths(x, indices.bonds), measure_angles(x, indices.angles)
+    propers = measure_dihedrals(x, indices.propers)
+    impropers = measure_dihedrals(x, indices.improper_dihedrals)
     bond, bond_slope = _spring(parameters.bond_k, bonds.value, parameters.bond_length)
     angle, angle_slope = _spring(parameters.angle_k, angles.value, parameters.angle_theta)
-    propers, impropers = (
-        measure_dihedrals(x, indices.propers),
-        measure_dihedrals(x, indices.improper_dihedrals),
-    )
+    proper, proper_slope = _torsion(parameters.proper_k, propers)
+    improper, improper_slope = _torsion(parameters.improper_k, impropers)
     contributions = [
         *_contributions(indices.bonds, bond_slope, bonds.derivatives()),
         *_contributions(indices.angles, angle_slope, angles.derivatives()),
-        *_contributions(indices.propers, _series_slope(parameters.proper_k, propers), propers.derivatives()),
-        *_contributions(
-            indices.improper_dihedrals,
-            _series_slope(parameters.improper_k, impropers),
-            impropers.derivatives(),
-        ),
+        *_contributions(indices.propers, proper_slope, propers.derivatives()),
+        *_contributions(indices.improper_dihedrals, improper_slope, impropers.derivatives()),
     ]
     n_molecules = indices.n_molecules
     zero = coords.new_zeros(n_molecules, coords.shape[1])
     terms = EnergyTerms(
         bond=_sum_by_molecule(bond, indices.bond_molecule, n_molecules),
         angle=_sum_by_molecule(angle, indices.angle_molecule, n_molecules),
-        proper=_sum_by_molecule(_series(parameters.proper_k, propers), indices.proper_molecule, n_molecules),
-        improper=_sum_by_molecule(
-            _series(parameters.improper_k, impropers), indices.improper_molecule, n_molecules
-        ),
+        proper=_sum_by_molecule(proper, indices.proper_molecule, n_molecules),
+        improper=_sum_by_molecule(improper, indices.improper_molecule, n_molecules),
         vdw=zero,
         coulomb=zero,
     )
@@ -162,11 +154,12 @@ def _series(k: Tensor, dihedrals: Dihedrals) -> Tensor:
     return torch.einsum("tn,tnc->tc", k.to(waves.dtype), 1 + waves)
 
 
-def _series_slope(k: Tensor, dihedrals: Dihedrals) -> Tensor:
-    """dE/dphi = -sum_n n k_n sin n phi, (n, n_confs)."""
+def _torsion(k: Tensor, dihedrals: Dihedrals) -> tuple[Tensor, Tensor]:
+    """Energy of `_series` and slope dE/dphi = -sum_n n k_n sin n phi, each (n, n_confs)."""
     waves = torch.stack(sines_of_multiples(dihedrals.cos, dihedrals.sin(), k.shape[1]), dim=1)
     periodicity = torch.arange(1, k.shape[1] + 1, device=k.device, dtype=waves.dtype)
-    return torch.einsum("tn,tnc->tc", -periodicity * k.to(waves.dtype), waves)
+    slope = torch.einsum("tn,tnc->tc", -periodicity * k.to(waves.dtype), waves)
+    return _series(k, dihedrals), slope
 
 
 def _contributions(atoms: Tensor, slope: Tensor, derivatives: tuple[Tensor, ...]) -> list[AtomContribution]:
