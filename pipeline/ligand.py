@@ -1,9 +1,50 @@
-"""Standardise: from a record's molecule to a Ligand, or a refusal with a reason."""
+"""Standardise: from a record to a Ligand in the user's atom order, or a refusal with a reason.
 
-from rdkit import Chem
+Order of atoms. A molblock keeps its own order (hydrogens added to a 2-D drawing without any come last,
+grouped by their heavy atom in order). A SMILES gives its heavy atoms in the order written, then all
+hydrogens, written or implied, grouped by their heavy atom in order.
+"""
 
-from pipeline.errors import RecordError
-from pipeline.schema import Ligand
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from rdkit import Chem, rdBase
+
+from pipeline.errors import LigandError, RecordError, RefusedLigandError
+from pipeline.library import Record
+from pipeline.refusals import (
+    check_atoms,
+    check_metals,
+    check_size,
+    check_stereo,
+    check_symbols,
+    keep_one_fragment,
+    name_atoms,
+)
+from pipeline.schema import Conformers, FloatArray, IntArray, Ligand
+from pipeline.settings import LigandRules
+from pipeline.stereo import resonance_forms
+
+PERCEPTION_VERSION = "1"
+"""Part of every ligand key: changes when the rules below, or a new RDKit, would name a molecule otherwise."""
+
+_CLOSEST_ATOMS = 0.4
+"""angstrom; shorter than half of any bond: two atoms in one place"""
+
+
+def standardise(record: Record, rules: LigandRules) -> tuple[Ligand, Conformers | None]:
+    """Read one record and check it; with a 3-D molblock also its geometry, (1, n_atoms, 3) in angstrom.
+
+    Raises RecordError (the text cannot be read) or RefusedLigandError (it can, but is outside the rules);
+    `kind` names the reason, the message says what to do.
+    """
+    try:
+        with _quiet_rdkit():
+            return _standardise(record, rules)
+    except LigandError as error:
+        raise type(error)(f"{record.name}: {error}", kind=error.kind) from error
 
 
 def to_rdkit(ligand: Ligand) -> Chem.Mol:
@@ -21,3 +62,224 @@ def to_rdkit(ligand: Ligand) -> Chem.Mol:
         atom.SetAtomMapNum(0)
     Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
     return mol
+
+
+def ligand_from_rdkit(mol: Chem.Mol, name: str) -> Ligand:
+    """Write the Ligand of an RDKit molecule with explicit hydrogens, in its atom order, without checks."""
+    mapped = Chem.Mol(mol)
+    mapped.RemoveAllConformers()
+    for atom in mapped.GetAtoms():
+        atom.SetAtomMapNum(atom.GetIdx() + 1)
+    return Ligand(name=name, mapped_smiles=Chem.MolToSmiles(mapped), total_charge=Chem.GetFormalCharge(mol))
+
+
+@contextmanager
+def _quiet_rdkit() -> Iterator[None]:
+    """Keep RDKit's warnings off the terminal: what matters of them is in our messages."""
+    block = rdBase.BlockLogs()
+    try:
+        yield
+    finally:
+        del block
+
+
+def _standardise(record: Record, rules: LigandRules) -> tuple[Ligand, Conformers | None]:
+    if record.problem:
+        raise RecordError(f"{record.problem}; mend the record")
+    mol = _parse(record)
+    check_metals(mol)
+    mol = keep_one_fragment(mol, rules)
+    check_atoms(mol, rules)
+    mol = _order_smiles_atoms(mol) if record.form == "smiles" else _complete_molblock(mol)
+    check_size(mol.GetNumAtoms(), rules)
+    coords = _geometry(mol)
+    if coords is not None:
+        Chem.AssignStereochemistryFrom3D(mol, replaceExistingTags=True)
+    else:
+        Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
+    check_stereo(mol, rules)
+    ligand = ligand_from_rdkit(mol, record.name)
+    return ligand, None if coords is None else Conformers(coords=coords[None])
+
+
+def _parse(record: Record) -> Chem.Mol:
+    """Read the text, all hydrogens kept, sanitised; what sanitising refuses gets its own kind."""
+    raw = _parse_raw(record)
+    if raw.GetNumAtoms() == 0:
+        raise RefusedLigandError("the record has no atoms; give a SMILES or a molblock", kind="empty")
+    check_symbols(raw)
+    for atom in raw.GetAtoms():
+        atom.SetAtomMapNum(0)
+    mol = Chem.Mol(raw)
+    try:
+        Chem.SanitizeMol(mol)
+    except Chem.AtomSanitizeException as error:
+        raise RefusedLigandError(
+            f"{error}; correct the bonds, or state the formal charge", kind="valence"
+        ) from error
+    except Chem.MolSanitizeException as error:
+        raise RefusedLigandError(
+            f"{str(error).strip()}; write the aromatic ring with its hydrogens, e.g. [nH], or with double "
+            "bonds",
+            kind="aromaticity",
+        ) from error
+    if record.form == "molblock":
+        mol = Chem.MolFromMolBlock(record.text, sanitize=True, removeHs=False)
+        if mol is None:
+            raise RecordError("RDKit cannot read this molblock; write it anew from your drawing program")
+        for atom in mol.GetAtoms():
+            atom.SetAtomMapNum(0)
+    return mol
+
+
+def _parse_raw(record: Record) -> Chem.Mol:
+    if record.form == "molblock":
+        mol = Chem.MolFromMolBlock(record.text, sanitize=False, removeHs=False)
+        what = "molblock"
+    else:
+        options = Chem.SmilesParserParams()
+        options.sanitize = False
+        options.removeHs = False
+        mol = Chem.MolFromSmiles(record.text, options)
+        what = f"SMILES {record.text[:80]!r}"
+    if mol is None:
+        raise RecordError(f"RDKit cannot read the {what}; check it for typing errors")
+    return mol
+
+
+def _order_smiles_atoms(mol: Chem.Mol) -> Chem.Mol:
+    """Add hydrogens; heavy atoms as written first, then hydrogens by heavy atom."""
+    mol = Chem.AddHs(mol)
+    hydrogens = [a for a in mol.GetAtoms() if a.GetAtomicNum() == 1]
+    heavy = [a.GetIdx() for a in mol.GetAtoms() if a.GetAtomicNum() != 1]
+    parent = {h.GetIdx(): min((n.GetIdx() for n in h.GetNeighbors()), default=-1) for h in hydrogens}
+    return Chem.RenumberAtoms(mol, heavy + sorted(parent, key=lambda h: (parent[h], h)))
+
+
+def _complete_molblock(mol: Chem.Mol) -> Chem.Mol:
+    """Add hydrogens to a 2-D drawing that has none; refuse any other molblock that lacks some."""
+    bare = [a for a in mol.GetAtoms() if a.GetTotalNumHs() > 0]
+    if not bare:
+        return mol
+    has_hydrogens = any(a.GetAtomicNum() == 1 for a in mol.GetAtoms())
+    if _is_3d(mol) or has_hydrogens:
+        raise RefusedLigandError(
+            f"missing hydrogens at {name_atoms(bare)}; add hydrogens first, or state the formal charge "
+            "of an ion",
+            kind="missing-hydrogens",
+        )
+    return Chem.AddHs(mol)
+
+
+def _is_3d(mol: Chem.Mol) -> bool:
+    return mol.GetNumConformers() > 0 and mol.GetConformer().Is3D()
+
+
+def _geometry(mol: Chem.Mol) -> FloatArray | None:
+    """Coordinates (n_atoms, 3) in angstrom of a 3-D molblock; None for a drawing or a SMILES."""
+    if not _is_3d(mol):
+        return None
+    coords = np.array(mol.GetConformer().GetPositions(), dtype=np.float64)
+    if not np.isfinite(coords).all():
+        raise RefusedLigandError("coordinates that are not numbers; mend the record", kind="coordinates")
+    distances = np.linalg.norm(coords[:, None] - coords[None], axis=-1) + 10.0 * np.eye(len(coords))
+    if distances.min() < _CLOSEST_ATOMS:
+        i, j = np.unravel_index(distances.argmin(), distances.shape)
+        raise RefusedLigandError(
+            f"atoms {i + 1} and {j + 1} lie {distances.min():.2f} angstrom apart; mend the geometry or give "
+            "the record without one",
+            kind="coordinates",
+        )
+    return coords
+
+
+def ligand_key(ligand: Ligand) -> str:
+    """Name a molecule: sha256 (hex) of the perception version and the canonical explicit-hydrogen SMILES."""
+    text, _ = _canonical_smiles(ligand)
+    return hashlib.sha256(f"{PERCEPTION_VERSION}|{text}".encode()).hexdigest()
+
+
+def canonical_order(ligand: Ligand) -> IntArray:
+    """Atom order that any record of the same molecule shares: `order[i]` is the ligand's index of atom i.
+
+    Heavy atoms in the order of the canonical SMILES, then its hydrogens. Since the order is read off the very
+    text that is the molecule's identity, two ligands with one key get one labelled molecule, ties or not.
+    """
+    _, order = _canonical_smiles(ligand)
+    return order
+
+
+def canonical_ligand(ligand: Ligand) -> Ligand:
+    """The molecule in canonical order and preferred resonance form: a function of the ligand's key alone.
+
+    Its atom i is the ligand's atom `canonical_order(ligand)[i]`; it keeps the name.
+    """
+    text, _ = _canonical_smiles(ligand)
+    mol = _read_explicit(text)
+    heavy_first = _heavy_first(mol, list(range(mol.GetNumAtoms())))
+    return ligand_from_rdkit(Chem.RenumberAtoms(mol, heavy_first), ligand.name)
+
+
+def reorder_ligand(ligand: Ligand, order: IntArray) -> Ligand:
+    """The same ligand, drawn as before, with atom `order[i]` as its atom i."""
+    mol = Chem.RenumberAtoms(to_rdkit(ligand), [int(i) for i in order])
+    return ligand_from_rdkit(mol, ligand.name)
+
+
+def _canonical_smiles(ligand: Ligand) -> tuple[str, IntArray]:
+    """The canonical SMILES and, for its atoms with heavy ones first, their indices in the ligand."""
+    drawn = _draw_hypervalent(to_rdkit(ligand))
+    form = min(resonance_forms(drawn), key=lambda form: (*_preference(form), _n_changes(drawn, form)))
+    text = Chem.MolToSmiles(form)
+    written = list(form.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"])
+    return text, np.array(_heavy_first(form, written), dtype=np.int64)
+
+
+def _preference(mol: Chem.Mol) -> tuple[int, int, int, str]:
+    """Fewest charges, fewest on carbon, most aromatic atoms, then the text: what a chemist would draw."""
+    charged = [atom for atom in mol.GetAtoms() if atom.GetFormalCharge()]
+    return (
+        sum(abs(atom.GetFormalCharge()) for atom in charged),
+        sum(atom.GetAtomicNum() == 6 for atom in charged),
+        -sum(atom.GetIsAromatic() for atom in mol.GetAtoms()),
+        Chem.MolToSmiles(mol),
+    )
+
+
+def _n_changes(drawn: Chem.Mol, form: Chem.Mol) -> int:
+    """In how many formal charges a form differs from the drawing: of two mirror images the drawn one wins."""
+    pairs = zip(drawn.GetAtoms(), form.GetAtoms(), strict=True)
+    return sum(a.GetFormalCharge() != b.GetFormalCharge() for a, b in pairs)
+
+
+def _draw_hypervalent(mol: Chem.Mol) -> Chem.Mol:
+    """Draw S+-O- and P+-O- as S=O and P=O: one molecule, two habits."""
+    mol = Chem.RWMol(mol)
+    for bond in mol.GetBonds():
+        for centre, oxygen in (
+            (bond.GetBeginAtom(), bond.GetEndAtom()),
+            (bond.GetEndAtom(), bond.GetBeginAtom()),
+        ):
+            if (
+                centre.GetAtomicNum() in (15, 16)
+                and centre.GetFormalCharge() > 0
+                and oxygen.GetAtomicNum() == 8
+                and oxygen.GetFormalCharge() == -1
+                and bond.GetBondType() == Chem.BondType.SINGLE
+            ):
+                bond.SetBondType(Chem.BondType.DOUBLE)
+                centre.SetFormalCharge(centre.GetFormalCharge() - 1)
+                oxygen.SetFormalCharge(0)
+    Chem.SanitizeMol(mol)
+    return mol.GetMol()
+
+
+def _read_explicit(text: str) -> Chem.Mol:
+    options = Chem.SmilesParserParams()
+    options.removeHs = False
+    return Chem.MolFromSmiles(text, options)
+
+
+def _heavy_first(mol: Chem.Mol, idxs: list[int]) -> list[int]:
+    is_hydrogen = [atom.GetAtomicNum() == 1 for atom in mol.GetAtoms()]
+    return [i for i in idxs if not is_hydrogen[i]] + [i for i in idxs if is_hydrogen[i]]

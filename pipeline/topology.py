@@ -1,12 +1,13 @@
 """Bonds, angles, propers, trefoil impropers and 1-4 pairs of a ligand: each interaction once."""
 
+import dataclasses
 from itertools import combinations
 
 import numpy as np
 from rdkit import Chem
 
 from pipeline.ligand import to_rdkit
-from pipeline.schema import Ligand, Topology
+from pipeline.schema import IntArray, Ligand, MMParameters, Topology
 
 IMPROPER_CENTRES = frozenset({6, 7})
 """Three-coordinate carbon and nitrogen get an improper; pyramidal P and S are held by their angles."""
@@ -43,6 +44,64 @@ def topology_of_molecule(mol: Chem.Mol) -> Topology:
         impropers=np.array(_trefoils(mol, neighbours)),
         pairs_14=np.array(_pairs_three_bonds_apart(neighbours)),
     )
+
+
+def restore_order(
+    topology: Topology, parameters: MMParameters, order: IntArray
+) -> tuple[Topology, MMParameters]:
+    """Bring parameters found in canonical order into the user's order.
+
+    `order[i]` is the user's index of canonical atom i (`pipeline.ligand.canonical_order`). The rows come out
+    as `build_topology` lists them for the user's ligand. Nothing but labels changes: an improper row whose
+    outer atoms change places keeps its energy, since its dihedral (centre first) only changes sign, so a row
+    is known by its centre and its last atom.
+    """
+    order = np.asarray(order, dtype=np.int64)
+    inverse = np.argsort(order)
+    bonds, bond_rows = _sorted_rows(np.sort(order[topology.bonds], axis=1), (0, 1))
+    angles, angle_rows = _sorted_rows(_smaller_end_first(order[topology.angles]), (1, 0, 2))
+    propers, proper_rows = _sorted_rows(_smaller_end_first(order[topology.propers]), (0, 1, 2, 3))
+    impropers, improper_rows = _sorted_rows(_turn_trefoils(order[topology.impropers]), (1, 0))
+    pairs, _ = _sorted_rows(np.sort(order[topology.pairs_14], axis=1), (0, 1))
+    restored = Topology(
+        atomic_numbers=topology.atomic_numbers[inverse],
+        bonds=bonds,
+        angles=angles,
+        propers=propers,
+        impropers=impropers,
+        pairs_14=pairs,
+    )
+    return restored, dataclasses.replace(
+        parameters,
+        bond_k=parameters.bond_k[bond_rows],
+        bond_length=parameters.bond_length[bond_rows],
+        angle_k=parameters.angle_k[angle_rows],
+        angle_theta=parameters.angle_theta[angle_rows],
+        proper_k=parameters.proper_k[proper_rows],
+        improper_k=parameters.improper_k[improper_rows],
+        charge=parameters.charge[inverse],
+        sigma=parameters.sigma[inverse],
+        epsilon=parameters.epsilon[inverse],
+    )
+
+
+def _sorted_rows(rows: IntArray, columns: tuple[int, ...]) -> tuple[IntArray, IntArray]:
+    """Rows sorted by the columns named, first the most significant, and where each came from."""
+    source = np.lexsort([rows[:, column] for column in reversed(columns)])
+    return rows[source], source
+
+
+def _smaller_end_first(rows: IntArray) -> IntArray:
+    return np.where((rows[:, 0] > rows[:, -1])[:, None], rows[:, ::-1], rows)
+
+
+def _turn_trefoils(rows: IntArray) -> IntArray:
+    """Write each row as `_trefoils` does: after the last atom c, in cyclic sorted order, come a and b."""
+    neighbours = np.sort(rows[:, [0, 2, 3]], axis=1)
+    last = np.argmax(neighbours == rows[:, 3:], axis=1)
+    row_idxs = np.arange(len(rows))
+    first, second = neighbours[row_idxs, (last + 1) % 3], neighbours[row_idxs, (last + 2) % 3]
+    return np.stack([first, rows[:, 1], second, rows[:, 3]], axis=1)
 
 
 def _linear_centres(mol: Chem.Mol) -> set[int]:

@@ -1,0 +1,133 @@
+"""Why a readable record is refused: each reason its own kind, each message saying what to do."""
+
+import logging
+
+from rdkit import Chem
+
+from pipeline.errors import RefusedLigandError
+from pipeline.settings import LigandRules
+from pipeline.stereo import list_unspecified_stereo
+
+_log = logging.getLogger(__name__)
+
+_NON_METALS = frozenset(
+    {1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 32, 33, 34, 35, 36, 51, 52, 53, 54, 85, 86}
+)
+"""Everything but metals; whether a non-metal is supported is for the rules to say."""
+_ALKALI_AND_ALKALINE_EARTH = frozenset({3, 4, 11, 12, 19, 20, 37, 38, 55, 56, 87, 88})
+_BOND_TYPES = frozenset(
+    {Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE, Chem.BondType.AROMATIC}
+)
+
+
+def check_symbols(mol: Chem.Mol) -> None:
+    """Refuse placeholders before anything is made of them."""
+    dummies = [a for a in mol.GetAtoms() if a.GetAtomicNum() == 0 or a.HasQuery()]
+    if dummies:
+        raise RefusedLigandError(
+            f"placeholder or query atoms at {name_atoms(dummies)}; replace each by a real atom",
+            kind="dummy-atom",
+        )
+    odd = [b for b in mol.GetBonds() if b.GetBondType() not in _BOND_TYPES or b.HasQuery()]
+    metals = [a for a in mol.GetAtoms() if a.GetAtomicNum() not in _NON_METALS]
+    if odd and not metals:
+        raise RefusedLigandError(
+            f"bond that is not single, double, triple or aromatic at {name_atoms([odd[0].GetBeginAtom()])}; "
+            "draw it as one of these",
+            kind="unsupported-bond",
+        )
+
+
+def check_metals(mol: Chem.Mol) -> None:
+    """Refuse metals, save the lone alkali and alkaline earth ions that make a salt."""
+    metals = [
+        a
+        for a in mol.GetAtoms()
+        if a.GetAtomicNum() not in _NON_METALS
+        and not (a.GetAtomicNum() in _ALKALI_AND_ALKALINE_EARTH and a.GetDegree() == 0)
+    ]
+    if metals or (mol.GetNumAtoms() == 1 and mol.GetAtomWithIdx(0).GetAtomicNum() not in _NON_METALS):
+        raise RefusedLigandError(
+            f"metal at {name_atoms(metals or list(mol.GetAtoms()))}; metals and their complexes need a "
+            "force field of their own; remove the metal or use a metal-centre tool",
+            kind="metal",
+        )
+
+
+def keep_one_fragment(mol: Chem.Mol, rules: LigandRules) -> Chem.Mol:
+    """The molecule itself, or the largest fragment of a salt when the rules say so."""
+    fragments = Chem.GetMolFrags(mol, asMols=True, sanitizeFrags=False)
+    if len(fragments) == 1:
+        return mol
+    listed = " + ".join(sorted(Chem.MolToSmiles(Chem.RemoveHs(f, sanitize=False)) for f in fragments))
+    if not rules.strip_salts:
+        raise RefusedLigandError(
+            f"{len(fragments)} separate molecules ({listed[:200]}); give one per record, or set "
+            "ligand.strip_salts to keep the largest",
+            kind="salt",
+        )
+    sizes = [(f.GetNumHeavyAtoms(), f.GetNumAtoms()) for f in fragments]
+    largest = [f for f, size in zip(fragments, sizes, strict=True) if size == max(sizes)]
+    if len({Chem.MolToSmiles(f) for f in largest}) > 1:
+        raise RefusedLigandError(
+            f"a mixture without one largest molecule ({listed[:200]}); give one per record", kind="salt"
+        )
+    _log.info("kept the largest of %d fragments of %s", len(fragments), listed[:200])
+    return largest[0]
+
+
+def check_atoms(mol: Chem.Mol, rules: LigandRules) -> None:
+    """Refuse unsupported elements, isotopes, radicals and what is too large already."""
+    check_size(mol.GetNumAtoms(), rules)
+    foreign = [a for a in mol.GetAtoms() if a.GetSymbol() not in rules.elements]
+    if foreign:
+        raise RefusedLigandError(
+            f"element without parameters at {name_atoms(foreign)}; supported are {', '.join(rules.elements)}",
+            kind="unsupported-element",
+        )
+    labelled = [a for a in mol.GetAtoms() if a.GetIsotope()]
+    if labelled:
+        raise RefusedLigandError(
+            f"isotope label at {name_atoms(labelled)}; remove it and set the mass in the MD engine: a force "
+            "field does not depend on it",
+            kind="isotope",
+        )
+    radicals = [a for a in mol.GetAtoms() if a.GetNumRadicalElectrons()]
+    if radicals:
+        raise RefusedLigandError(
+            f"unpaired electron at {name_atoms(radicals)}; add the missing hydrogen or charge: only closed "
+            "shells are parametrised",
+            kind="radical",
+        )
+
+
+def check_size(n_atoms: int, rules: LigandRules) -> None:
+    """Refuse a molecule of more atoms than the rules allow."""
+    if n_atoms > rules.max_atoms:
+        raise RefusedLigandError(
+            f"{n_atoms} atoms, more than {rules.max_atoms}; cut the molecule into fragments or raise "
+            "ligand.max_atoms",
+            kind="too-large",
+        )
+
+
+def check_stereo(mol: Chem.Mol, rules: LigandRules) -> None:
+    """Refuse stereo left open (2-D, SMILES, racemic groups) unless the rules accept it."""
+    if rules.unspecified_stereo == "accept":
+        return
+    centres = list_unspecified_stereo(mol)
+    mixed = [g for g in mol.GetStereoGroups() if g.GetGroupType() != Chem.StereoGroupType.STEREO_ABSOLUTE]
+    if mixed:
+        centres += [f"{name_atoms(group.GetAtoms())} (and/or group)" for group in mixed]
+    if centres:
+        raise RefusedLigandError(
+            f"unspecified stereo at {', '.join(centres)} (atoms counted from 1); state it (@, /, wedges or "
+            "3-D coordinates), or set ligand.unspecified_stereo to accept",
+            kind="unspecified-stereo",
+        )
+
+
+def name_atoms(atoms: list[Chem.Atom]) -> str:
+    """Symbol and 1-based number of the first few atoms."""
+    shown = ", ".join(f"{a.GetSymbol()}{a.GetIdx() + 1}" for a in list(atoms)[:8])
+    return shown + (", ..." if len(atoms) > 8 else "")

@@ -1,0 +1,164 @@
+"""Which stereo a ligand must state, whether it does, and whether a geometry has it."""
+
+from collections import Counter
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem import rdMolDescriptors
+
+from pipeline.schema import FloatArray
+
+_CIS = (Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS)
+_TRANS = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
+_TETRAHEDRAL = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
+_MAX_CAGE_RING = 7
+_MAX_BRIDGED_RING = 8
+_MAX_RESONANCE_FORMS = 200
+
+
+def list_unspecified_stereo(mol: Chem.Mol) -> list[str]:
+    """Name each stereocentre and double bond that the molecule leaves open, e.g. `C2` or `C3=C4` (1-based).
+
+    Left out, because nothing stable is left open: nitrogen that inverts or exchanges its proton; phosphorus
+    and sulfur between oxygens that differ only in the drawing; bridgeheads whose ring system allows one
+    arrangement only; C=N-H; double bonds that another resonance form of an ion draws single; cumulenes.
+    The molecule must have explicit hydrogens.
+    """
+    names = []
+    for info in Chem.FindPotentialStereo(mol):
+        if info.specified != Chem.StereoSpecified.Unspecified:
+            continue
+        if info.type == Chem.StereoType.Atom_Tetrahedral:
+            atom = mol.GetAtomWithIdx(info.centeredOn)
+            if not (_inverts(atom) or _has_equal_terminals(atom) or _is_held_by_cage(atom)):
+                names.append(_atom_name(atom))
+        elif info.type == Chem.StereoType.Bond_Double:
+            bond = mol.GetBondWithIdx(info.centeredOn)
+            if not (_is_cumulated(bond) or _is_nh_imine(bond) or _is_delocalised(mol, bond)):
+                names.append(f"{_atom_name(bond.GetBeginAtom())}={_atom_name(bond.GetEndAtom())}")
+    return names
+
+
+def count_specified_stereo(mol: Chem.Mol) -> int:
+    """Number of stereocentres and double bonds whose arrangement is stated."""
+    atoms = sum(atom.GetChiralTag() in _TETRAHEDRAL for atom in mol.GetAtoms())
+    return atoms + sum(bond.GetStereo() in _CIS + _TRANS for bond in mol.GetBonds())
+
+
+def has_stereo_of(mol: Chem.Mol, coords: FloatArray) -> bool:
+    """Say whether a geometry has every stereocentre and double bond as the molecule states it.
+
+    `coords` is (n_atoms, 3) in angstrom, in the molecule's atom order. Unspecified stereo may be anything.
+    """
+    probe = place_atoms(mol, coords)
+    Chem.AssignAtomChiralTagsFromStructure(probe, replaceExistingTags=True)
+    for have, want in zip(probe.GetAtoms(), mol.GetAtoms(), strict=True):
+        if want.GetChiralTag() in _TETRAHEDRAL and have.GetChiralTag() != want.GetChiralTag():
+            return False
+    return all(
+        _is_cis(bond, coords) == (bond.GetStereo() in _CIS)
+        for bond in mol.GetBonds()
+        if bond.GetStereo() in _CIS + _TRANS
+    )
+
+
+def place_atoms(mol: Chem.Mol, coords: FloatArray) -> Chem.Mol:
+    """Copy a molecule with one conformer: `coords` (n_atoms, 3), angstrom."""
+    placed = Chem.Mol(mol)
+    placed.RemoveAllConformers()
+    conformer = Chem.Conformer(mol.GetNumAtoms())
+    conformer.SetPositions(np.array(coords, dtype=np.float64))
+    conformer.Set3D(True)
+    placed.AddConformer(conformer, assignId=True)
+    return placed
+
+
+def resonance_forms(mol: Chem.Mol) -> list[Chem.Mol]:
+    """Ways of drawing an ion or ylide, atoms in the same order; the drawn one alone when no atom is charged.
+
+    Forms that lose stereo which the drawing states are left out, so that no isomers become one.
+    """
+    if not any(atom.GetFormalCharge() for atom in mol.GetAtoms()):
+        return [mol]
+    n_stereo = count_specified_stereo(mol)
+    forms = [form for form in Chem.ResonanceMolSupplier(mol, 0, _MAX_RESONANCE_FORMS) if form is not None]
+    return [form for form in forms if count_specified_stereo(form) == n_stereo] or [mol]
+
+
+def _atom_name(atom: Chem.Atom) -> str:
+    return f"{atom.GetSymbol()}{atom.GetIdx() + 1}"
+
+
+def _inverts(atom: Chem.Atom) -> bool:
+    """Three-coordinate nitrogen inverts; a protonated one inverts once the proton is off."""
+    if atom.GetAtomicNum() != 7:
+        return False
+    return atom.GetDegree() < 4 or any(n.GetAtomicNum() == 1 for n in atom.GetNeighbors())
+
+
+def _has_equal_terminals(atom: Chem.Atom) -> bool:
+    """Two terminal oxygens (or sulfurs) on P or S: phosphate diesters, sulfinates; -OH exchanges too."""
+    if atom.GetAtomicNum() not in (15, 16):
+        return False
+    terminal = Counter(
+        n.GetAtomicNum()
+        for n in atom.GetNeighbors()
+        if n.GetAtomicNum() in (8, 16)
+        and all(m.GetIdx() == atom.GetIdx() or m.GetAtomicNum() == 1 for m in n.GetNeighbors())
+    )
+    return max(terminal.values(), default=0) > 1
+
+
+def _is_held_by_cage(atom: Chem.Atom) -> bool:
+    """A bridgehead (norbornane, quinuclidine, cubane) with two equal arms has one possible arrangement."""
+    mol = atom.GetOwningMol()
+    arms = [n for n in atom.GetNeighbors() if n.GetAtomicNum() != 1 and n.IsInRing()]
+    ranks = Chem.CanonicalRankAtoms(mol, breakTies=False, includeChirality=False)
+    if len(arms) < 3 or len({ranks[n.GetIdx()] for n in arms}) == len(arms):
+        return False
+    bridgeheads: list[int] = []
+    rdMolDescriptors.CalcNumBridgeheadAtoms(mol, bridgeheads)
+    limit = _MAX_BRIDGED_RING if atom.GetIdx() in bridgeheads else _MAX_CAGE_RING
+    idxs = [n.GetIdx() for n in arms]
+    return all(_ring_through(mol, a, atom.GetIdx(), b) <= limit for i, a in enumerate(idxs) for b in idxs[:i])
+
+
+def _ring_through(mol: Chem.Mol, a: int, centre: int, b: int) -> float:
+    """Size of the smallest ring that contains a-centre-b."""
+    seen, frontier, size = {a, centre}, {a}, 2
+    while frontier:
+        size += 1
+        frontier = {n.GetIdx() for i in frontier for n in mol.GetAtomWithIdx(i).GetNeighbors()} - seen
+        if b in frontier:
+            return size
+        seen |= frontier
+    return float("inf")
+
+
+def _is_cumulated(bond: Chem.Bond) -> bool:
+    return any(
+        sum(other.GetBondType() == Chem.BondType.DOUBLE for other in atom.GetBonds()) > 1
+        for atom in (bond.GetBeginAtom(), bond.GetEndAtom())
+    )
+
+
+def _is_nh_imine(bond: Chem.Bond) -> bool:
+    return any(
+        atom.GetAtomicNum() == 7 and any(n.GetAtomicNum() == 1 for n in atom.GetNeighbors())
+        for atom in (bond.GetBeginAtom(), bond.GetEndAtom())
+    )
+
+
+def _is_delocalised(mol: Chem.Mol, bond: Chem.Bond) -> bool:
+    forms = resonance_forms(mol)
+    return any(form.GetBondWithIdx(bond.GetIdx()).GetBondType() == Chem.BondType.SINGLE for form in forms)
+
+
+def _is_cis(bond: Chem.Bond, coords: FloatArray) -> bool:
+    """Whether the two stereo atoms of a double bond lie on one side of it."""
+    begin, end = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+    first, last = bond.GetStereoAtoms()
+    axis = coords[end] - coords[begin]
+    arm_1, arm_2 = coords[first] - coords[begin], coords[last] - coords[end]
+    normal_1, normal_2 = np.cross(axis, arm_1), np.cross(axis, arm_2)
+    return bool(np.dot(normal_1, normal_2) > 0)
