@@ -1,0 +1,19 @@
+"""Run the named benchmarks, or all of them: `python -m benchmarks [NAME...]`."""
+
+import importlib
+import sys
+
+NAMES = ("vdw_mismatches",)
+
+
+def main() -> None:
+    """Run each benchmark's `main` in turn; each prints its figures, or why it is skipped."""
+    unknown = set(sys.argv[1:]) - set(NAMES)
+    if unknown:
+        sys.exit(f"unknown benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    for name in sys.argv[1:] or NAMES:
+        importlib.import_module(f"benchmarks.{name}").main()
+
+
+if __name__ == "__main__":
+    main()

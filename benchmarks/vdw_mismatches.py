@@ -1,0 +1,65 @@
+"""Does our Lennard-Jones table give what Sage's own file gives, on real ligands?"""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from rdkit import Chem
+
+from pipeline.schema import FloatArray, Ligand
+from pipeline.smirnoff import SmirnoffForceField, read_smirnoff
+from pipeline.smirnoff.matching import find_matches, molecule_for_matching
+from pipeline.vdw import assign_vdw
+
+DATA = Path(os.environ.get("PARMFLOW_DATA", Path(__file__).parents[2] / "shared" / "data"))
+FORCE_FIELD = "openff_unconstrained-2.2.1.offxml"
+
+
+def main() -> None:
+    """Print the number of atoms whose sigma or epsilon differs in any digit; it must be 0."""
+    offxml, libraries = DATA / "forcefields" / FORCE_FIELD, sorted((DATA / "libraries").glob("*.sdf"))
+    if not offxml.is_file() or not libraries:
+        print("vdW mismatches: skipped, no data (set PARMFLOW_DATA)")
+        return
+    force_field = read_smirnoff(offxml)
+    n_ligands = n_atoms = n_mismatches = 0
+    seconds = 0.0
+    for ligand in _read_ligands(libraries):
+        start = time.perf_counter()
+        assigned = np.column_stack(assign_vdw(ligand))
+        seconds += time.perf_counter() - start
+        n_mismatches += int((assigned != _label_in_order(force_field, ligand)).any(axis=1).sum())
+        n_ligands += 1
+        n_atoms += len(assigned)
+    print(
+        f"vdW mismatches: {n_mismatches} of {n_atoms} atoms in {n_ligands} ligands "
+        f"({1e3 * seconds / n_ligands:.2f} ms per ligand)"
+    )
+
+
+def _label_in_order(force_field: SmirnoffForceField, ligand: Ligand) -> FloatArray:
+    """Apply the file's parameters one after the other, each over what was there: the specification's words."""
+    mol = molecule_for_matching(ligand)
+    values = np.full((mol.GetNumAtoms(), 2), np.nan)
+    for parameter in force_field.vdw:
+        for (atom,) in find_matches(parameter.pattern, mol):
+            values[atom] = parameter.sigma, parameter.epsilon
+    return values
+
+
+def _read_ligands(paths: list[Path]) -> Iterator[Ligand]:
+    for path in paths:
+        for number, mol in enumerate(Chem.SDMolSupplier(str(path), removeHs=False), start=1):
+            for atom in mol.GetAtoms():
+                atom.SetAtomMapNum(atom.GetIdx() + 1)
+            yield Ligand(
+                name=f"{path.stem}-{number}",
+                mapped_smiles=Chem.MolToSmiles(mol),
+                total_charge=Chem.GetFormalCharge(mol),
+            )
+
+
+if __name__ == "__main__":
+    main()
