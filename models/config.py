@@ -68,6 +68,8 @@ class ValenceStage(_Config):
     """scaled errors beyond this count linearly"""
     torsion_penalty: float = Field(default=1e-3, ge=0)
     """L2 on proper and improper force constants, (kcal/mol)^-2"""
+    stiffness_pull: float = Field(default=0.02, ge=0)
+    """weight of the pull of bond and angle stiffness to the prior"""
 
 
 class TrainConfig(_Config):

@@ -1,7 +1,7 @@
 """Atom and bond features that do not depend on how a resonance form was drawn.
 
 Everything is read from the skeleton: elements, degrees (hydrogens are explicit) and rings. Formal charges,
-bond orders and aromatic flags are not used at all, so a carboxylate, an amidinium or a nitro group has one set
+bond orders and aromatic flags are not used, so a carboxylate, an amidinium or a nitro group has one set
 of features however it is drawn; explicit hydrogens make the protonation state visible without them.
 """
 

@@ -3,8 +3,8 @@
     m_ij = silu(W_s h_j + W_e e_ij),   a_i = sum_j m_ij,   h_i <- h_i + W_2 silu(W_1 [norm(h_i), a_i])
 
 Sums over neighbours, no batch statistics: the embedding of an atom does not depend on atom order nor on what
-else is in the batch. Both aggregations give the same numbers (tests/models/test_gnn.py); inference needs torch
-only.
+else is in the batch. Both aggregations give the same numbers (tests/models/test_gnn.py); inference needs
+torch only.
 """
 
 from collections.abc import Callable

@@ -54,7 +54,7 @@ def run_stage(stage: Stage, schedule: ScheduleConfig, *, seed: int, folder: Path
             norm = nn.utils.clip_grad_norm_(stage.model.parameters(), schedule.clip)
             if torch.isfinite(norm):
                 optimiser.step()
-            losses.append(float(loss.detach()))
+            losses.append(loss.item())
         scores = stage.score()
         state.finish_epoch(epoch, scores)
         figures = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())

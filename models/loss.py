@@ -1,0 +1,162 @@
+"""What the valence network is asked for: QM energies and gradients, small torsions, prior stiffness."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.config import ValenceStage
+from models.energy import valence_energy_and_gradient
+from models.features import MolecularGraph
+from models.graph import GraphBatch, collate_graphs
+from models.readouts import ValenceParameters
+from models.terms import MMIndices, TorchParameters, collate_indices
+
+BOND_LENGTH_SCALE = 0.02
+"""angstrom: the difference that counts as one"""
+ANGLE_SCALE = 0.05
+"""radian"""
+LOG_K_SCALE = 0.3
+"""natural logarithm of a ratio of force constants"""
+TORSION_SCALE = 0.5
+"""kcal/mol"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingRow:
+    """One molecule in one group of QM points, ready for the loss."""
+
+    graph: MolecularGraph
+    indices: MMIndices
+    """without nonbonded pairs: their energy is already in the targets"""
+    coords: Tensor
+    """(n_atoms, n_points, 3), angstrom, float32"""
+    energy: Tensor
+    """(n_points,), kcal/mol, float32: QM minus fixed nonbonded"""
+    gradient: Tensor | None
+    """(n_atoms, n_points, 3), kcal/mol/angstrom, float32: QM minus fixed nonbonded"""
+    prior: ValenceParameters | None
+    """what a classical force field assigns, float32; None where it has no parameter"""
+
+    @property
+    def n_points(self) -> int:
+        """Number of QM points."""
+        return len(self.energy)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingBatch:
+    """Rows side by side, the same number of conformers drawn from each."""
+
+    graphs: GraphBatch
+    indices: MMIndices
+    coords: Tensor
+    """(n_atoms, n_confs, 3)"""
+    energy: Tensor
+    """(n_molecules, n_confs)"""
+    gradient: Tensor
+    """(n_atoms, n_confs, 3), zero where there is none"""
+    is_used: Tensor
+    """(n_molecules, n_confs), 1 where a point is real, 0 where it pads"""
+    has_gradient: Tensor
+    """(n_molecules,) 1 or 0"""
+
+
+def draw_batch(rows: Sequence[TrainingRow], max_confs: int, generator: np.random.Generator) -> TrainingBatch:
+    """Draw up to `max_confs` points of every row; rows with fewer are padded with their first point."""
+    n_confs = min(max_confs, max(row.n_points for row in rows))
+    coords, energy, gradient, is_used = [], [], [], []
+    for row in rows:
+        n_drawn = min(row.n_points, n_confs)
+        drawn = np.zeros(n_confs, dtype=np.int64)
+        drawn[:n_drawn] = generator.permutation(row.n_points)[:n_drawn]
+        drawn[n_drawn:] = drawn[0]
+        points = torch.from_numpy(drawn)
+        coords.append(row.coords.index_select(1, points))
+        energy.append(row.energy.index_select(0, points))
+        gradient.append(torch.zeros_like(coords[-1]) if row.gradient is None else row.gradient[:, points])
+        is_used.append(torch.arange(n_confs) < n_drawn)
+    return TrainingBatch(
+        graphs=collate_graphs([row.graph for row in rows]),
+        indices=collate_indices([row.indices for row in rows]),
+        coords=torch.cat(coords),
+        energy=torch.stack(energy),
+        gradient=torch.cat(gradient),
+        is_used=torch.stack(is_used).float(),
+        has_gradient=torch.tensor([float(row.gradient is not None) for row in rows]),
+    )
+
+
+def with_zero_nonbonded(valence: ValenceParameters, n_atoms: int) -> TorchParameters:
+    """Valence parameters as the energy wants them, nonbonded switched off."""
+    zero = valence.bond_k.new_zeros(n_atoms)
+    return valence.with_nonbonded(zero, zero, zero)
+
+
+def qm_errors(valence: ValenceParameters, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+    """Energy errors (n_molecules, n_confs), centred, and gradient errors (n_atoms, n_confs, 3)."""
+    parameters = with_zero_nonbonded(valence, batch.graphs.n_atoms)
+    terms, gradient = valence_energy_and_gradient(batch.indices, parameters, batch.coords)
+    difference = (terms.total - batch.energy) * batch.is_used
+    mean = difference.sum(dim=1, keepdim=True) / batch.is_used.sum(dim=1, keepdim=True)
+    known = (batch.is_used * batch.has_gradient[:, None]).index_select(0, batch.graphs.atom_molecule)
+    return (difference - mean) * batch.is_used, (gradient - batch.gradient) * known[:, :, None]
+
+
+def valence_loss(valence: ValenceParameters, batch: TrainingBatch, config: ValenceStage) -> Tensor:
+    """Huber loss of energies and gradients, every molecule the same weight, plus the torsion penalty."""
+    energy_error, gradient_error = qm_errors(valence, batch)
+    n_used = batch.is_used.sum(dim=1)
+    energy = _huber(energy_error / config.energy_scale, config.huber).sum(dim=1) / n_used
+    by_atom = _huber(gradient_error / config.gradient_scale, config.huber).sum(dim=(1, 2))
+    by_molecule = torch.zeros_like(n_used).index_add(0, batch.graphs.atom_molecule, by_atom)
+    n_components = 3.0 * torch.bincount(batch.graphs.atom_molecule) * n_used
+    gradient = (by_molecule / n_components).sum() / batch.has_gradient.sum().clamp(min=1.0)
+    penalty = valence.proper_k.square().sum(dim=1).mean() + valence.improper_k.square().sum(dim=1).mean()
+    return energy.mean() + gradient + config.torsion_penalty * penalty
+
+
+def prior_loss(valence: ValenceParameters, rows: Sequence[TrainingRow]) -> Tensor:
+    """Mean squared scaled distance to the classical parameters of the rows, all of which must have them."""
+    prior = {
+        name: torch.cat([getattr(row.prior, name) for row in rows])
+        for name in ValenceParameters.__annotations__
+    }
+    return (
+        _scaled(valence.bond_length, prior["bond_length"], BOND_LENGTH_SCALE)
+        + _scaled(valence.angle_theta, prior["angle_theta"], ANGLE_SCALE)
+        + _scaled(valence.bond_k.log(), prior["bond_k"].log(), LOG_K_SCALE)
+        + _scaled(valence.angle_k.log(), prior["angle_k"].log(), LOG_K_SCALE)
+        + _scaled(valence.proper_k, prior["proper_k"], TORSION_SCALE)
+        + _scaled(valence.improper_k, prior["improper_k"], TORSION_SCALE)
+    )
+
+
+def stiffness_pull(valence: ValenceParameters, rows: Sequence[TrainingRow]) -> Tensor:
+    """Mean squared logarithm of bond and angle stiffness over the prior's, over the rows that have a prior.
+
+    Minima and torsion drives say little about stiffness; without the pull it drifts.
+    """
+    total = valence.bond_k.new_zeros(())
+    for name, sizes in (
+        ("bond_k", [len(row.indices.bonds) for row in rows]),
+        ("angle_k", [len(row.indices.angles) for row in rows]),
+    ):
+        parts = getattr(valence, name).split(sizes)
+        pairs = [(part, getattr(row.prior, name)) for part, row in zip(parts, rows, strict=True) if row.prior]
+        if pairs:
+            ours, theirs = torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
+            total = total + _scaled(ours.log(), theirs.log(), LOG_K_SCALE)
+    return total
+
+
+def _scaled(ours: Tensor, theirs: Tensor, scale: float) -> Tensor:
+    return ((ours - theirs) / scale).square().mean() if ours.numel() else ours.new_zeros(())
+
+
+def _huber(error: Tensor, bend: float) -> Tensor:
+    """Half the square below `bend`, linear beyond."""
+    size = error.abs()
+    return torch.where(size < bend, 0.5 * error.square(), bend * (size - 0.5 * bend))

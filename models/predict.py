@@ -1,0 +1,87 @@
+"""From a ligand to its parameters with shipped weights; torch only, float64, the same numbers every time."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from models.features import build_graph
+from models.graph import GraphBatch, collate_graphs
+from models.readouts import ValenceParameters
+from models.targets import without_pairs
+from models.terms import MMIndices, collate_indices, indices_from_topology
+from models.weights import Model, load_model
+from pipeline.schema import FloatArray, Ligand, MMParameters, Topology
+from pipeline.vdw import assign_vdw
+
+
+class Predictor:
+    """Assigns every class I parameter of a ligand."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.name, self.version, self.sha256 = model.name, model.version, model.sha256
+
+    def predict(self, ligand: Ligand, topology: Topology) -> MMParameters:
+        """Return parameters row by row beside the topology.
+
+        Charges sum to the total charge to the last bit that float64 allows. Raises RefusedLigandError for an
+        element outside the training, ParametersError for an atom without vdW type.
+        """
+        return self.predict_many([(ligand, topology)])[0]
+
+    @torch.no_grad()
+    def predict_many(self, ligands: Sequence[tuple[Ligand, Topology]]) -> list[MMParameters]:
+        """Do the same for several ligands in one pass of the network."""
+        batch, indices = build_batch(ligands)
+        valence = self.model.valence(batch, indices)
+        charges = self.predict_charges(batch)
+        vdw = [assign_vdw(ligand) for ligand, _ in ligands]
+        return [
+            assemble(part, charge, sigma_epsilon)
+            for part, charge, sigma_epsilon in zip(
+                split_valence(valence, [topology for _, topology in ligands]),
+                charges.split([topology.n_atoms for _, topology in ligands]),
+                vdw,
+                strict=True,
+            )
+        ]
+
+    @torch.no_grad()
+    def predict_charges(self, batch: GraphBatch) -> Tensor:
+        """Return (n_atoms,) charges, the rounding residual of each molecule spread evenly."""
+        charges = self.model.charges(batch)
+        zeros = torch.zeros_like(batch.total_charge)
+        residual = batch.total_charge - zeros.index_add(0, batch.atom_molecule, charges)
+        per_atom = residual / torch.bincount(batch.atom_molecule)
+        return charges + per_atom.index_select(0, batch.atom_molecule)
+
+
+def load_predictor(name: str) -> Predictor:
+    """Load shipped weights (`default`, `name`, `name/version`) or a folder of weights."""
+    return Predictor(load_model(name))
+
+
+def build_batch(ligands: Sequence[tuple[Ligand, Topology]]) -> tuple[GraphBatch, MMIndices]:
+    """Graphs and interaction indices of several ligands, float64."""
+    graphs = collate_graphs([build_graph(ligand) for ligand, _ in ligands], dtype=torch.float64)
+    return graphs, collate_indices(
+        [without_pairs(indices_from_topology(topology)) for _, topology in ligands]
+    )
+
+
+def split_valence(valence: ValenceParameters, topologies: Sequence[Topology]) -> list[ValenceParameters]:
+    """Cut a batch's valence parameters into one set per ligand."""
+    columns = {"bond": "bonds", "angle": "angles", "proper": "propers", "improper": "impropers"}
+    parts: dict[str, Sequence[Tensor]] = {}
+    for name in ValenceParameters.__annotations__:
+        sizes = [len(getattr(topology, columns[name.split("_")[0]])) for topology in topologies]
+        parts[name] = getattr(valence, name).split(sizes)
+    return [ValenceParameters(**{n: p[i] for n, p in parts.items()}) for i in range(len(topologies))]
+
+
+def assemble(valence: ValenceParameters, charge: Tensor, vdw: tuple[FloatArray, FloatArray]) -> MMParameters:
+    """Join valence parameters, charges and vdW into one value."""
+    sigma, epsilon = vdw
+    arrays = {n: getattr(valence, n).detach().numpy() for n in ValenceParameters.__annotations__}
+    return MMParameters(**arrays, charge=charge.detach().numpy(), sigma=sigma, epsilon=epsilon)

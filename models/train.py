@@ -1,0 +1,46 @@
+"""Train a model from one config file: charges, then the prior, then QM; resumes where it was stopped."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from models.config import TrainConfig, read_config
+from models.optimise import Report
+from models.train_charges import train_charges
+from models.train_valence import train_valence
+from models.weights import Model, save_model
+from pipeline.errors import SettingsError
+
+
+def train(config_path: Path, data: Path, out: Path, *, report: Report = print) -> Model:
+    """Train what `config_path` describes on the tables below `data`; leave checkpoints and weights in `out`.
+
+    Running it again on the same folder goes on from the last checkpoint. Raises SettingsError for a wrong
+    key, a missing table, or a folder that holds a run of another configuration.
+    """
+    config = read_config(config_path)
+    _claim(out, config)
+    torch.use_deterministic_algorithms(True)
+    charges = train_charges(config.charges, data, out / "checkpoints", seed=config.seed, report=report)
+    charges.eval().requires_grad_(False)
+    valence = train_valence(config, charges, data, out / "checkpoints", report=report)
+    sizes = {"charges": config.charges.network, "valence": config.valence.network}
+    model = Model(
+        name=config.name, version=config.version, sha256="", charges=charges, valence=valence, sizes=sizes
+    )
+    saved = save_model(model, out / config.name / config.version)
+    report(f"weights in {out / config.name / config.version}")
+    return saved
+
+
+def _claim(out: Path, config: TrainConfig) -> None:
+    """Write the configuration into the folder, or check that it is the one already there."""
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config.model_dump(), indent=2, sort_keys=True)
+    path = out / "config.json"
+    if path.exists() and path.read_text() != text:
+        raise SettingsError(
+            f"{out} holds a run with another configuration: choose another folder or remove it"
+        )
+    path.write_text(text)

@@ -1,0 +1,127 @@
+"""DOOR to the weights: safetensors, a JSON manifest with hashes, a model card; never a pickle.
+
+weights/<name>/<version>/manifest.json  charges.safetensors  valence.safetensors  MODEL_CARD.md
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from models.charges import ChargeNetwork
+from models.config import NetworkConfig
+from models.features import ELEMENTS, N_ATOM_FEATURES, N_EDGE_FEATURES
+from models.network import ValenceNetwork
+from pipeline.errors import SettingsError
+from pipeline.schema import CONVENTIONS_VERSION
+
+SHIPPED = Path(__file__).parent / "weights"
+DEFAULT = "first"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Model:
+    """A charge network and a valence network that belong together."""
+
+    name: str
+    version: str
+    sha256: str
+    """of the manifest, which holds the hashes of the weights"""
+    charges: ChargeNetwork
+    valence: ValenceNetwork
+    sizes: dict[str, NetworkConfig]
+
+
+def save_model(model: Model, folder: Path) -> Model:
+    """Write both networks and the manifest; return the model with its hash."""
+    folder.mkdir(parents=True, exist_ok=True)
+    hashes = {}
+    for part, network in (("charges", model.charges), ("valence", model.valence)):
+        path = folder / f"{part}.safetensors"
+        save_file({n: t.contiguous().float() for n, t in network.state_dict().items()}, path)
+        hashes[path.name] = _sha256(path)
+    manifest = {
+        "name": model.name,
+        "version": model.version,
+        "conventions": CONVENTIONS_VERSION,
+        "elements": list(ELEMENTS),
+        "n_atom_features": N_ATOM_FEATURES,
+        "n_edge_features": N_EDGE_FEATURES,
+        "networks": {part: size.model_dump() for part, size in model.sizes.items()},
+        "sha256": hashes,
+    }
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    return load_model_folder(folder)
+
+
+def load_model(name: str) -> Model:
+    """Load shipped weights by `name` or `name/version`, or a folder; `default` is the recommended one.
+
+    Raises SettingsError when there are none of that name, or when a file's hash is not the manifest's.
+    """
+    wanted = DEFAULT if name == "default" else name
+    for folder in (SHIPPED / wanted, Path(wanted)):
+        if (folder / "manifest.json").is_file():
+            return load_model_folder(folder)
+        versions = sorted(path.parent for path in folder.glob("*/manifest.json"))
+        if versions:
+            return load_model_folder(max(versions, key=_version_key))
+    known = sorted({path.parent.parent.name for path in SHIPPED.glob("*/*/manifest.json")})
+    raise SettingsError(f"no model {name!r}; shipped: {', '.join(known) or 'none'}, or give a folder")
+
+
+def load_model_folder(folder: Path) -> Model:
+    """Load and check one version's folder."""
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text())
+        sizes = {part: NetworkConfig(**size) for part, size in manifest["networks"].items()}
+        _check_conventions(manifest, folder)
+        charges = ChargeNetwork(sizes["charges"].width, sizes["charges"].n_layers)
+        valence = ValenceNetwork(sizes["valence"].width, sizes["valence"].n_layers)
+        for part, network in (("charges", charges), ("valence", valence)):
+            _load_checked(network, folder / f"{part}.safetensors", manifest["sha256"])
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise SettingsError(f"model {folder}: cannot be read: {error}") from error
+    return Model(
+        name=manifest["name"],
+        version=manifest["version"],
+        sha256=_sha256(path),
+        charges=charges.double().eval(),
+        valence=valence.double().eval(),
+        sizes=sizes,
+    )
+
+
+def _check_conventions(manifest: dict[str, object], folder: Path) -> None:
+    ours = {
+        "conventions": CONVENTIONS_VERSION,
+        "elements": list(ELEMENTS),
+        "n_atom_features": N_ATOM_FEATURES,
+        "n_edge_features": N_EDGE_FEATURES,
+    }
+    for name, value in ours.items():
+        if manifest[name] != value:
+            raise SettingsError(
+                f"model {folder} was made with {name} {manifest[name]}, this parmflow has {value}: "
+                "use the parmflow that made it, or train again"
+            )
+
+
+def _load_checked(network: nn.Module, path: Path, hashes: dict[str, str]) -> None:
+    if _sha256(path) != hashes[path.name]:
+        raise SettingsError(f"{path}: hash differs from the manifest's: the file is damaged or was exchanged")
+    network.load_state_dict(load_file(path))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _version_key(folder: Path) -> tuple[int, ...]:
+    return tuple(int(part) for part in folder.name.split(".") if part.isdigit())
