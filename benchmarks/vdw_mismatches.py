@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _label_in_order(force_field: SmirnoffForceField, ligand: Ligand) -> FloatArray:
-    """Apply the file's parameters one after the other, each over what was there: the specification's words."""
+    """Apply the file's parameters one after the other, each over the last, as the specification says it."""
     mol = molecule_for_matching(ligand)
     values = np.full((mol.GetNumAtoms(), 2), np.nan)
     for parameter in force_field.vdw:
