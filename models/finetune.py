@@ -1,8 +1,8 @@
 """Pull the shipped readouts towards the ligands' own QM, and keep the old parameters where that did not help.
 
-Only the readouts move; the embeddings of the atoms stay, so what is learnt on one ligand serves its like. The loss
-is the training loss on the training points of every ligand plus an L2 pull of the weights to the shipped ones.
-Points left out judge: energies are compared after the offset that aligns the *training* points.
+Only the readouts move; the embeddings of the atoms stay, so what is learnt on one ligand serves its like. The
+loss is the squared error on the training points of every ligand plus an L2 pull of the weights to the shipped
+ones. Points left out judge: energies are compared after the offset that aligns the *training* points.
 """
 
 import copy
@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from models.energy import valence_energy_and_gradient
-from models.graph import collate_graphs
 from models.loss import with_zero_nonbonded
 from models.predict import Predictor, assemble, build_batch, split_valence
 from models.readouts import ValenceParameters, ValenceReadouts
 from models.targets import nonbonded_of, without_pairs
 from models.terms import MMIndices, indices_from_topology
-from pipeline.schema import Ligand, MMParameters, QMRecord, Topology
+from pipeline.schema import FloatArray, MMParameters, Reference
 from pipeline.settings import FineTuneSettings
 from pipeline.vdw import assign_vdw
 
@@ -34,15 +33,6 @@ MIN_POINTS = 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Reference:
-    """A ligand with its QM points, all at one level of theory, in the ligand's atom order."""
-
-    ligand: Ligand
-    topology: Topology
-    records: tuple[QMRecord, ...]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class LigandFit:
     """What fine-tuning did for one ligand; errors on the points left out."""
 
@@ -51,11 +41,11 @@ class LigandFit:
     energy_rmse_before: float
     """kcal/mol"""
     energy_rmse_after: float
-    """kcal/mol, of the fine-tuned parameters whether kept or not"""
-    gradient_rmse_before: float
-    """kcal/mol/angstrom"""
-    gradient_rmse_after: float
-    """kcal/mol/angstrom"""
+    """kcal/mol, of the parameters kept"""
+    force_rmse_before: float
+    """kcal/mol/angstrom, by component"""
+    force_rmse_after: float
+    """kcal/mol/angstrom, by component, of the parameters kept"""
     n_train: int
     n_held_out: int
 
@@ -109,5 +99,106 @@ def fine_tune(
         before, after = predict(shipped), predict(tuned)
     return [
         _judge(old, new, target, (charge, assign_vdw(ligand)))
-        for old, new, target, charge, (ligand, _) in zip(before, after, targets, charges, ligands, strict=True)
+        for old, new, target, charge, (ligand, _) in zip(
+            before, after, targets, charges, ligands, strict=True
+        )
     ]
+
+
+def _target(reference: Reference, charge: Tensor, settings: FineTuneSettings) -> _Target:
+    """QM minus nonbonded for one reference, and which of its points are trained on."""
+    name, n_points = reference.ligand.name, len(reference.records)
+    if n_points < MIN_POINTS:
+        raise ValueError(f"{name}: fine-tuning needs at least {MIN_POINTS} QM points, there are {n_points}")
+    gradients = [record.gradient for record in reference.records if record.gradient is not None]
+    if len(gradients) < n_points:
+        raise ValueError(f"{name}: fine-tuning needs gradients, some QM records have none")
+    indices = indices_from_topology(reference.topology)
+    coords = torch.as_tensor(np.stack([record.coords for record in reference.records], axis=1))
+    vdw = tuple(torch.as_tensor(np.array(values)) for values in assign_vdw(reference.ligand))
+    energy, gradient = nonbonded_of(indices, (charge, vdw[0], vdw[1]), coords)
+    return _Target(
+        indices=without_pairs(indices),
+        coords=coords,
+        energy=torch.tensor([record.energy for record in reference.records]).double() - energy,
+        gradient=torch.as_tensor(np.stack(gradients, axis=1)) - gradient,
+        is_train=_split(n_points, settings),
+    )
+
+
+def _split(n_points: int, settings: FineTuneSettings) -> Tensor:
+    """Choose the training points: seeded, at least two, at least one left out."""
+    n_held_out = min(max(1, round(settings.holdout_fraction * n_points)), n_points - 2)
+    order = np.random.default_rng([settings.seed, n_points]).permutation(n_points)
+    is_train = torch.ones(n_points, dtype=torch.bool)
+    is_train[torch.as_tensor(order[:n_held_out])] = False
+    return is_train
+
+
+def _errors(valence: ValenceParameters, target: _Target) -> tuple[Tensor, Tensor]:
+    """Energy errors (n_points,), zero mean over training points; gradient errors (n_atoms, n_points, 3)."""
+    parameters = with_zero_nonbonded(valence, len(target.coords))
+    terms, gradient = valence_energy_and_gradient(target.indices, parameters, target.coords)
+    difference = terms.total[0] - target.energy
+    return difference - difference[target.is_train].mean(), gradient - target.gradient
+
+
+def _optimise(
+    shipped: ValenceReadouts,
+    predict: Callable[[ValenceReadouts], list[ValenceParameters]],
+    targets: Sequence[_Target],
+    settings: FineTuneSettings,
+    on_step: Callable[[int, float], None] | None,
+) -> ValenceReadouts:
+    """Adam on the readouts: every ligand the same weight, plus the pull."""
+    tuned = copy.deepcopy(shipped).requires_grad_(True)
+    anchors = [weight.detach().clone() for weight in shipped.parameters()]
+    optimiser = torch.optim.Adam(tuned.parameters(), lr=settings.learning_rate)
+    for step in range(settings.steps):
+        optimiser.zero_grad(set_to_none=True)
+        loss = torch.zeros((), dtype=torch.float64)
+        for valence, target in zip(predict(tuned), targets, strict=True):
+            energy, gradient = _errors(valence, target)
+            energy, gradient = energy[target.is_train], gradient[:, target.is_train]
+            loss = (
+                loss + (energy / ENERGY_SCALE).square().mean() + (gradient / GRADIENT_SCALE).square().mean()
+            )
+        weights = zip(tuned.parameters(), anchors, strict=True)
+        pull = torch.stack([(weight - anchor).square().sum() for weight, anchor in weights]).sum()
+        loss = loss / len(targets) + settings.pull * pull
+        loss.backward()
+        optimiser.step()
+        if on_step is not None:
+            on_step(step + 1, loss.item())
+    return tuned.requires_grad_(False)
+
+
+def _judge(
+    old: ValenceParameters,
+    new: ValenceParameters,
+    target: _Target,
+    fixed: tuple[Tensor, tuple[FloatArray, FloatArray]],
+) -> LigandFit:
+    """Compare both sets of parameters on the points left out, and keep the better."""
+    held_out = ~target.is_train
+    rmse = {}
+    for name, valence in (("before", old), ("after", new)):
+        energy, gradient = _errors(valence, target)
+        rmse[name] = (_rms(energy[held_out]), _rms(gradient[:, held_out]))
+    score = {name: (e / ENERGY_SCALE) ** 2 + (g / GRADIENT_SCALE) ** 2 for name, (e, g) in rmse.items()}
+    kept = "after" if score["after"] < score["before"] else "before"
+    charge, vdw = fixed
+    return LigandFit(
+        parameters=assemble(new if kept == "after" else old, charge, vdw),
+        kept="fine-tuned" if kept == "after" else "shipped",
+        energy_rmse_before=rmse["before"][0],
+        energy_rmse_after=rmse[kept][0],
+        force_rmse_before=rmse["before"][1],
+        force_rmse_after=rmse[kept][1],
+        n_train=int(target.is_train.sum()),
+        n_held_out=int(held_out.sum()),
+    )
+
+
+def _rms(values: Tensor) -> float:
+    return float(values.square().mean().sqrt())

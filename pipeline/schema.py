@@ -184,6 +184,15 @@ class QMRecord:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Reference:
+    """A ligand with the QM records of its geometries, all at one level of theory and in its atom order."""
+
+    ligand: Ligand
+    topology: Topology
+    records: tuple[QMRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class MMParameters:
     """The class I force field of one ligand, row by row beside its Topology.
 
