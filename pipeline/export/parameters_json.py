@@ -1,0 +1,82 @@
+"""JSON: every parameter with its unit, for programs that read none of the other formats."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from pipeline.export.naming import build_atom_names
+from pipeline.export.openmm_system import COULOMB_14_SCALE, VDW_14_SCALE
+from pipeline.schema import CONVENTIONS_VERSION, FloatArray, MMParameters, Parametrized
+
+_UNITS = {
+    "length": "angstrom",
+    "angle": "radian",
+    "energy": "kcal/mol",
+    "charge": "elementary charge",
+    "bond k": "kcal/mol/angstrom^2",
+    "angle k": "kcal/mol/radian^2",
+}
+_ENERGY = {
+    "bonds": "k/2 (r - length)^2",
+    "angles": "k/2 (angle - theta)^2",
+    "propers": "sum over n = 1, 2, ... of k[n-1] (1 + cos(n phi)), phi(i, j, k, l) as listed",
+    "impropers": "as propers, phi as listed: centre first, three rows per centre",
+    "vdw": f"12-6 Lennard-Jones, Lorentz-Berthelot, 1-2 and 1-3 excluded, 1-4 scaled by {VDW_14_SCALE}",
+    "coulomb": f"1-2 and 1-3 excluded, 1-4 scaled by {COULOMB_14_SCALE}",
+}
+
+
+def write_parameters_json(parametrized: Parametrized) -> str:
+    """Write atoms and interactions with 0-based indices in the user's atom order."""
+    topology, parameters, ligand = parametrized.topology, parametrized.parameters, parametrized.ligand
+    atom_columns = {
+        "name": build_atom_names(topology),
+        "atomic_number": topology.atomic_numbers.tolist(),
+        "charge": parameters.charge.tolist(),
+        "sigma": parameters.sigma.tolist(),
+        "epsilon": parameters.epsilon.tolist(),
+    }
+    document = {
+        "conventions": CONVENTIONS_VERSION,
+        "id": parametrized.id,
+        "name": ligand.name,
+        "mapped_smiles": ligand.mapped_smiles,
+        "total_charge": ligand.total_charge,
+        "provenance": dict(parametrized.provenance),
+        "units": _UNITS,
+        "energy": _ENERGY,
+        "atoms": _rows(atom_columns),
+        "bonds": _rows({"atoms": topology.bonds, "k": parameters.bond_k, "length": parameters.bond_length}),
+        "angles": _rows({"atoms": topology.angles, "k": parameters.angle_k, "theta": parameters.angle_theta}),
+        "propers": _rows({"atoms": topology.propers, "k": parameters.proper_k}),
+        "impropers": _rows({"atoms": topology.improper_dihedrals, "k": parameters.improper_k}),
+        "pairs_14": topology.pairs_14.tolist(),
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_parameters_json(text: str) -> MMParameters:
+    """Read the parameters back, row by row in the file's order."""
+    document = json.loads(text)
+
+    def column(section: str, field: str) -> FloatArray:
+        return np.array([row[field] for row in document[section]], dtype=np.float64)
+
+    return MMParameters(
+        bond_k=column("bonds", "k"),
+        bond_length=column("bonds", "length"),
+        angle_k=column("angles", "k"),
+        angle_theta=column("angles", "theta"),
+        proper_k=column("propers", "k"),
+        improper_k=column("impropers", "k"),
+        charge=column("atoms", "charge"),
+        sigma=column("atoms", "sigma"),
+        epsilon=column("atoms", "epsilon"),
+    )
+
+
+def _rows(columns: dict[str, Any]) -> list[dict[str, Any]]:
+    """Turn columns into one record per row."""
+    plain = [value.tolist() if isinstance(value, np.ndarray) else value for value in columns.values()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*plain, strict=True)]
