@@ -2,13 +2,14 @@
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from rdkit import Chem
 
+from pipeline.library import read_library
+from pipeline.ligand import standardise
 from pipeline.schema import FloatArray, Ligand
+from pipeline.settings import LigandRules
 from pipeline.smirnoff import SmirnoffForceField, read_smirnoff
 from pipeline.smirnoff.matching import find_matches, molecule_for_matching
 from pipeline.vdw import assign_vdw
@@ -26,7 +27,8 @@ def main() -> None:
     force_field = read_smirnoff(offxml)
     n_ligands = n_atoms = n_mismatches = 0
     seconds = 0.0
-    for ligand in _read_ligands(libraries):
+    for record in read_library(libraries):
+        ligand, _ = standardise(record, LigandRules())
         start = time.perf_counter()
         assigned = np.column_stack(assign_vdw(ligand))
         seconds += time.perf_counter() - start
@@ -47,18 +49,6 @@ def _label_in_order(force_field: SmirnoffForceField, ligand: Ligand) -> FloatArr
         for (atom,) in find_matches(parameter.pattern, mol):
             values[atom] = parameter.sigma, parameter.epsilon
     return values
-
-
-def _read_ligands(paths: list[Path]) -> Iterator[Ligand]:
-    for path in paths:
-        for number, mol in enumerate(Chem.SDMolSupplier(str(path), removeHs=False), start=1):
-            for atom in mol.GetAtoms():
-                atom.SetAtomMapNum(atom.GetIdx() + 1)
-            yield Ligand(
-                name=f"{path.stem}-{number}",
-                mapped_smiles=Chem.MolToSmiles(mol),
-                total_charge=Chem.GetFormalCharge(mol),
-            )
 
 
 if __name__ == "__main__":
