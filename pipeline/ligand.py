@@ -66,11 +66,15 @@ def to_rdkit(ligand: Ligand) -> Chem.Mol:
 
 def ligand_from_rdkit(mol: Chem.Mol, name: str) -> Ligand:
     """Write the Ligand of an RDKit molecule with explicit hydrogens, in its atom order, without checks."""
+    return Ligand(name=name, mapped_smiles=_mapped_smiles(mol), total_charge=Chem.GetFormalCharge(mol))
+
+
+def _mapped_smiles(mol: Chem.Mol) -> str:
     mapped = Chem.Mol(mol)
     mapped.RemoveAllConformers()
     for atom in mapped.GetAtoms():
         atom.SetAtomMapNum(atom.GetIdx() + 1)
-    return Ligand(name=name, mapped_smiles=Chem.MolToSmiles(mapped), total_charge=Chem.GetFormalCharge(mol))
+    return Chem.MolToSmiles(mapped)
 
 
 @contextmanager
@@ -195,29 +199,33 @@ def _geometry(mol: Chem.Mol) -> FloatArray | None:
 
 def ligand_key(ligand: Ligand) -> str:
     """Name a molecule: sha256 (hex) of the perception version and the canonical explicit-hydrogen SMILES."""
-    text, _ = _canonical_smiles(ligand)
+    text, _ = _canonical_form(ligand)
     return hashlib.sha256(f"{PERCEPTION_VERSION}|{text}".encode()).hexdigest()
 
 
 def canonical_order(ligand: Ligand) -> IntArray:
-    """Atom order that any record of the same molecule shares: `order[i]` is the ligand's index of atom i.
+    """Atom order that all records of a molecule share: `order[i]` is the ligand's index of canonical atom i.
 
-    Heavy atoms in the order of the canonical SMILES, then its hydrogens. Since the order is read off the very
-    text that is the molecule's identity, two ligands with one key get one labelled molecule, ties or not.
+    Heavy atoms in the order of the canonical SMILES, then hydrogens. The order is read off the very text that
+    is the molecule's identity, so ties between equivalent atoms, however broken, give one labelled molecule.
     """
-    _, order = _canonical_smiles(ligand)
-    return order
+    text, form = _canonical_form(ligand)
+    reference = _read_canonical(text)
+    written = list(form.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"])
+    order = _heavy_first(form, written)
+    if _mapped_smiles(Chem.RenumberAtoms(form, order)) != _mapped_smiles(reference):
+        # In a meso ring the writer may run round the mirror image: match with the labels' handedness.
+        order = list(form.GetSubstructMatch(reference, useChirality=True)) or order
+    return np.array(order, dtype=np.int64)
 
 
 def canonical_ligand(ligand: Ligand) -> Ligand:
-    """The molecule in canonical order and preferred resonance form: a function of the ligand's key alone.
+    """The molecule in canonical order and preferred resonance form: but for the name, a function of its key.
 
-    Its atom i is the ligand's atom `canonical_order(ligand)[i]`; it keeps the name.
+    Its atom i is the ligand's atom `canonical_order(ligand)[i]`.
     """
-    text, _ = _canonical_smiles(ligand)
-    mol = _read_explicit(text)
-    heavy_first = _heavy_first(mol, list(range(mol.GetNumAtoms())))
-    return ligand_from_rdkit(Chem.RenumberAtoms(mol, heavy_first), ligand.name)
+    text, _ = _canonical_form(ligand)
+    return ligand_from_rdkit(_read_canonical(text), ligand.name)
 
 
 def reorder_ligand(ligand: Ligand, order: IntArray) -> Ligand:
@@ -226,13 +234,11 @@ def reorder_ligand(ligand: Ligand, order: IntArray) -> Ligand:
     return ligand_from_rdkit(mol, ligand.name)
 
 
-def _canonical_smiles(ligand: Ligand) -> tuple[str, IntArray]:
-    """The canonical SMILES and, for its atoms with heavy ones first, their indices in the ligand."""
+def _canonical_form(ligand: Ligand) -> tuple[str, Chem.Mol]:
+    """The canonical SMILES, and the resonance form it was written from, in the ligand's atom order."""
     drawn = _draw_hypervalent(to_rdkit(ligand))
     form = min(resonance_forms(drawn), key=lambda form: (*_preference(form), _n_changes(drawn, form)))
-    text = Chem.MolToSmiles(form)
-    written = list(form.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"])
-    return text, np.array(_heavy_first(form, written), dtype=np.int64)
+    return Chem.MolToSmiles(form), form
 
 
 def _preference(mol: Chem.Mol) -> tuple[int, int, int, str]:
@@ -274,10 +280,12 @@ def _draw_hypervalent(mol: Chem.Mol) -> Chem.Mol:
     return mol.GetMol()
 
 
-def _read_explicit(text: str) -> Chem.Mol:
+def _read_canonical(text: str) -> Chem.Mol:
+    """Read a canonical SMILES, hydrogens explicit, heavy atoms first."""
     options = Chem.SmilesParserParams()
     options.removeHs = False
-    return Chem.MolFromSmiles(text, options)
+    mol = Chem.MolFromSmiles(text, options)
+    return Chem.RenumberAtoms(mol, _heavy_first(mol, list(range(mol.GetNumAtoms()))))
 
 
 def _heavy_first(mol: Chem.Mol, idxs: list[int]) -> list[int]:

@@ -81,8 +81,18 @@ def resonance_forms(mol: Chem.Mol) -> list[Chem.Mol]:
     if not any(atom.GetFormalCharge() for atom in mol.GetAtoms()):
         return [mol]
     n_stereo = count_specified_stereo(mol)
-    forms = [form for form in Chem.ResonanceMolSupplier(mol, 0, _MAX_RESONANCE_FORMS) if form is not None]
+    supplier = Chem.ResonanceMolSupplier(mol, 0, _MAX_RESONANCE_FORMS)
+    forms = [_perceive_anew(form) for form in supplier if form is not None]
     return [form for form in forms if count_specified_stereo(form) == n_stereo] or [mol]
+
+
+def _perceive_anew(mol: Chem.Mol) -> Chem.Mol:
+    """Drop what RDKit remembers of the form it was derived from; the canonical SMILES would depend on it."""
+    mol = Chem.Mol(mol)
+    mol.ClearComputedProps()
+    Chem.SanitizeMol(mol)
+    Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
+    return mol
 
 
 def _atom_name(atom: Chem.Atom) -> str:
