@@ -1,0 +1,203 @@
+"""What every network must hold: symmetries, exact charge, one answer per molecule."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from rdkit import Chem
+
+from models.charges import ChargeNetwork
+from models.config import NetworkConfig
+from models.network import ValenceNetwork
+from models.predict import Predictor, build_batch, load_predictor
+from models.readouts import ValenceParameters
+from models.weights import Model
+from pipeline.schema import Ligand, MMParameters, Topology
+from pipeline.topology import build_topology
+
+MOLECULES = (
+    "CC(=O)[O-]",
+    "CC(N)=[NH2+]",
+    "C[N+](=O)[O-]",
+    "NC(=[NH2+])c1ccccc1",
+    "CC#N",
+    "C1CC1C(F)(F)F",
+    "O=S(=O)(N)c1ccc(Cl)cc1",
+    "C[NH3+]",
+    "OP(=O)([O-])OC",
+    "Brc1cccc(I)c1",
+)
+RESONANCE_PAIRS = (
+    ("[O-:2][C:1](=[O:3])[CH3:4]", "[O:2]=[C:1]([O-:3])[CH3:4]"),
+    ("[NH2+:2]=[C:1]([NH2:3])[CH3:4]", "[NH2:2][C:1](=[NH2+:3])[CH3:4]"),
+    ("[O-:2][N+:1](=[O:3])[CH3:4]", "[O:2]=[N+:1]([O-:3])[CH3:4]"),
+    (
+        "[NH2+:2]=[C:1]([NH2:3])[c:4]1[cH:5][cH:6][cH:7][cH:8][cH:9]1",
+        "[NH2:2][C:1](=[NH2+:3])[c:4]1[cH:5][cH:6][cH:7][cH:8][cH:9]1",
+    ),
+)
+ROUNDING = 1e-9
+"""float64 networks of a few hundred operations: sums in another order differ by far less"""
+
+
+def random_model() -> Model:
+    """Untrained weights: a symmetry must hold for any weights, not only for the shipped ones."""
+    torch.manual_seed(3)
+    sizes = {"charges": NetworkConfig(width=32, n_layers=3), "valence": NetworkConfig(width=32, n_layers=3)}
+    return Model(
+        name="random",
+        version="0",
+        sha256="",
+        charges=ChargeNetwork(32, 3).double().requires_grad_(False),
+        valence=ValenceNetwork(32, 3).double().requires_grad_(False),
+        sizes=sizes,
+    )
+
+
+@pytest.fixture(scope="module", params=["random", "shipped"])
+def predictor(request: pytest.FixtureRequest) -> Predictor:
+    return Predictor(random_model()) if request.param == "random" else load_predictor("default")
+
+
+def by_atoms(topology: Topology, parameters: MMParameters, relabel: np.ndarray) -> dict:
+    """Parameters keyed by relabelled atoms, direction ignored; impropers by centre and set of neighbours."""
+    keyed: dict = {("q", int(relabel[i])): row for i, row in enumerate(parameters.charge)}
+    for i in range(topology.n_atoms):
+        keyed["lj", int(relabel[i])] = (parameters.sigma[i], parameters.epsilon[i])
+    for name in ("bond", "angle", "proper"):
+        fields = [f.name for f in dataclasses.fields(parameters) if f.name.startswith(name)]
+        for row, atoms in enumerate(relabel[getattr(topology, f"{name}s")]):
+            key = min(tuple(atoms), tuple(atoms[::-1]))
+            keyed[(name, *key)] = np.concatenate([np.atleast_1d(getattr(parameters, f)[row]) for f in fields])
+    for row, (a, centre, b, c) in enumerate(relabel[topology.impropers]):
+        keyed["improper", centre, tuple(sorted((a, b, c)))] = parameters.improper_k[row]
+    return keyed
+
+
+def assert_same(one: dict, other: dict, tolerance: float) -> None:
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        np.testing.assert_allclose(value, other[key], rtol=0, atol=tolerance, err_msg=str(key))
+
+
+@pytest.mark.parametrize("smiles", MOLECULES)
+def test_atom_order_does_not_matter(predictor, build_ligand, smiles):
+    """Shuffling the atoms shuffles the parameters and changes nothing else."""
+    ligand = build_ligand(smiles)
+    topology = build_topology(ligand)
+    order = np.random.default_rng(5).permutation(topology.n_atoms)
+    shuffled = build_ligand(smiles, order)
+    shuffled_topology = build_topology(shuffled)
+    straight = by_atoms(topology, predictor.predict(ligand, topology), np.arange(topology.n_atoms))
+    back = by_atoms(shuffled_topology, predictor.predict(shuffled, shuffled_topology), order)
+    assert_same(straight, back, ROUNDING)
+
+
+@pytest.mark.parametrize("smiles", MOLECULES)
+def test_reversal_is_bit_equal(smiles, build_ligand):
+    """A bond, angle or proper read backwards gets the same parameters to the last bit."""
+    ligand = build_ligand(smiles)
+    batch, indices = build_batch([(ligand, build_topology(ligand))])
+    network = random_model().valence
+    flipped = dataclasses.replace(
+        indices, bonds=indices.bonds.flip(1), angles=indices.angles.flip(1), propers=indices.propers.flip(1)
+    )
+    one, other = network(batch, indices), network(batch, flipped)
+    for name in ValenceParameters.__annotations__:
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_batch_is_single(predictor, build_ligand):
+    """What else is in the batch does not change a ligand's parameters."""
+    pairs = [(ligand, build_topology(ligand)) for ligand in map(build_ligand, MOLECULES)]
+    together = predictor.predict_many(pairs)
+    for (ligand, topology), batched in zip(pairs, together, strict=True):
+        alone = predictor.predict(ligand, topology)
+        for field in dataclasses.fields(MMParameters):
+            np.testing.assert_allclose(
+                getattr(batched, field.name), getattr(alone, field.name), rtol=0, atol=ROUNDING
+            )
+
+
+@pytest.mark.parametrize(("one", "other"), RESONANCE_PAIRS)
+def test_resonance_forms_agree(predictor, one, other):
+    """Two drawings of one molecule get the same parameters, atom by atom."""
+    keyed = []
+    for smiles in (one, other):
+        mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+        mol = Chem.RenumberAtoms(mol, _mapped_first(mol))
+        for atom in mol.GetAtoms():
+            atom.SetAtomMapNum(atom.GetIdx() + 1)
+        ligand = _ligand(mol)
+        topology = build_topology(ligand)
+        heavy_only = _heavy_part(topology, predictor.predict(ligand, topology))
+        keyed.append(heavy_only)
+    assert_same(keyed[0], keyed[1], ROUNDING)
+
+
+def _mapped_first(mol: Chem.Mol) -> list[int]:
+    numbers = [atom.GetAtomMapNum() or 1000 + atom.GetIdx() for atom in mol.GetAtoms()]
+    return [int(index) for index in np.argsort(numbers)]
+
+
+def _ligand(mol: Chem.Mol) -> Ligand:
+    return Ligand(name="x", mapped_smiles=Chem.MolToSmiles(mol), total_charge=Chem.GetFormalCharge(mol))
+
+
+def _heavy_part(topology: Topology, parameters: MMParameters) -> dict:
+    """Only what involves no hydrogen: hydrogens carry no map number in the two drawings."""
+    heavy = set(np.flatnonzero(topology.atomic_numbers > 1).tolist())
+    keyed = by_atoms(topology, parameters, np.arange(topology.n_atoms))
+    return {
+        key: value
+        for key, value in keyed.items()
+        if {int(a) for part in key[1:] for a in (part if isinstance(part, tuple) else (part,))} <= heavy
+    }
+
+
+@pytest.mark.parametrize(
+    ("smiles", "equivalent"),
+    [
+        ("CC(=O)[O-]", "[OX1]"),
+        ("c1ccccc1", "[#6]"),
+        ("CC(F)(F)F", "F"),
+        ("CC", "[H]"),
+        ("C[N+](=O)[O-]", "[OX1]"),
+    ],
+)
+def test_equivalent_atoms_are_equal(predictor, build_ligand, smiles, equivalent):
+    """Atoms that the graph cannot tell apart carry the same charge."""
+    ligand = build_ligand(smiles)
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    atoms = [match[0] for match in mol.GetSubstructMatches(Chem.MolFromSmarts(equivalent))]
+    charges = predictor.predict(ligand, build_topology(ligand)).charge[atoms]
+    assert len(atoms) > 1
+    np.testing.assert_allclose(charges, charges[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("smiles", MOLECULES)
+def test_charges_sum_exactly(predictor, build_ligand, smiles):
+    """The charges sum to the total charge to float64 rounding."""
+    ligand = build_ligand(smiles)
+    charges = predictor.predict(ligand, build_topology(ligand)).charge
+    assert abs(charges.sum() - ligand.total_charge) < 1e-13
+
+
+def test_parameters_stay_in_the_anchors(predictor, build_ligand):
+    """Force constants of bonds and angles are positive, equilibrium values lie between the anchors."""
+    for smiles in MOLECULES:
+        ligand = build_ligand(smiles)
+        parameters = predictor.predict(ligand, build_topology(ligand))
+        assert (parameters.bond_k > 0).all()
+        assert (parameters.angle_k > 0).all()
+        assert (parameters.angle_theta > np.pi / 4).all()
+        assert (parameters.angle_theta < np.pi).all()
+
+
+def test_shipped_methane_is_a_tetrahedron(build_ligand):
+    """The shipped weights give methane a C-H bond near 1.09 angstrom and an angle near 109.5 degrees."""
+    ligand = build_ligand("C")
+    parameters = load_predictor("default").predict(ligand, build_topology(ligand))
+    np.testing.assert_allclose(parameters.bond_length, 1.09, atol=0.03)
+    np.testing.assert_allclose(np.degrees(parameters.angle_theta), 109.5, atol=5.0)

@@ -1,0 +1,305 @@
+"""Training, checkpoints, weights and fine-tuning on small tables made here from a known force field."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import openmm
+import pandas as pd
+import pytest
+import torch
+from rdkit import Chem
+from rdkit.Chem import AllChem
+
+from models.charges import ChargeNetwork
+from models.config import NetworkConfig, ScheduleConfig, read_config
+from models.finetune import fine_tune
+from models.network import ValenceNetwork
+from models.optimise import Stage, run_stage
+from models.predict import Predictor
+from models.train import train
+from models.weights import Model, load_model_folder, save_model
+from pipeline.errors import SettingsError
+from pipeline.export.openmm_system import build_system
+from pipeline.schema import QMRecord, QMSpec, Reference
+from pipeline.settings import FineTuneSettings
+from pipeline.topology import build_topology
+from pipeline.units import ANGSTROM_PER_NM, KJ_PER_KCAL
+
+MOLECULES = ("CCO", "CC(=O)N", "CCl", "c1ccoc1", "CC#N", "CS", "C[NH3+]", "OCC=O")
+OFFXML = """<?xml version="1.0" encoding="utf-8"?>
+<SMIRNOFF version="0.3" aromaticity_model="OEAroModel_MDL">
+  <Bonds version="0.3" potential="harmonic">
+    <Bond smirks="[*:1]~[*:2]" k="700*mole**-1*angstrom**-2*kilocalorie" length="1.4*angstrom" id="b"/>
+    <Bond smirks="[*:1]-[#1:2]" k="740*mole**-1*angstrom**-2*kilocalorie" length="1.09*angstrom" id="h"/>
+  </Bonds>
+  <Angles version="0.3" potential="harmonic">
+    <Angle smirks="[*:1]~[*:2]~[*:3]" k="120*mole**-1*radian**-2*kilocalorie" angle="112*degree" id="a"/>
+  </Angles>
+  <ProperTorsions version="0.3" potential="k*(1+cos(periodicity*theta-phase))" default_idivf="auto">
+    <Proper smirks="[*:1]~[*:2]~[*:3]~[*:4]" periodicity1="3" phase1="0*degree"
+            k1="0.2*mole**-1*kilocalorie" idivf1="1" id="t"/>
+  </ProperTorsions>
+  <vdW version="0.3" potential="Lennard-Jones-12-6" combining_rules="Lorentz-Berthelot" scale12="0.0"
+       scale13="0.0" scale14="0.5" scale15="1.0" cutoff="9*angstrom"
+       switch_width="1*angstrom" method="cutoff">
+    <Atom smirks="[*:1]" epsilon="0.1*mole**-1*kilocalorie" sigma="3.0*angstrom" id="n"/>
+  </vdW>
+</SMIRNOFF>
+"""
+CONFIG = """
+name = "tiny"
+version = "0.1"
+seed = 3
+[charges]
+network = { width = 16, n_layers = 2 }
+schedule = { epochs = 3, batch_molecules = 4, learning_rate = 5e-3 }
+[prior]
+force_field = "tiny.offxml"
+schedule = { epochs = 3, batch_molecules = 4, learning_rate = 5e-3 }
+[valence]
+network = { width = 16, n_layers = 2 }
+schedule = { epochs = 3, batch_molecules = 4, learning_rate = 5e-3 }
+sources = { gen2-torsion = 0 }
+"""
+
+
+def geometries(smiles: str, n: int) -> np.ndarray:
+    """Thermally displaced copies of one embedded geometry, (n, n_atoms, 3) angstrom."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    AllChem.EmbedMolecule(mol, randomSeed=7)
+    AllChem.MMFFOptimizeMolecule(mol)
+    start = mol.GetConformer().GetPositions()
+    return start + np.random.default_rng(1).normal(scale=0.04, size=(n, *start.shape))
+
+
+def make_rows(build_ligand, split: str, n_points: int = 6) -> pd.DataFrame:
+    """A table in the format of the training data; energies of a spring to the first geometry."""
+    rows = []
+    for smiles in MOLECULES:
+        ligand, coords = build_ligand(smiles), geometries(smiles, n_points)
+        displacement = coords - coords.mean(axis=0)
+        rows.append(
+            {
+                "source": "gen2-torsion",
+                "kind": "torsiondrive",
+                "level": "test",
+                "key": smiles,
+                "mapped_smiles": ligand.mapped_smiles,
+                "charge": ligand.total_charge,
+                "n_atoms": coords.shape[1],
+                "n_confs": n_points,
+                "atomic_numbers": build_topology(ligand).atomic_numbers,
+                "coords": coords.astype(np.float32).ravel(),
+                "energy": 300.0 * (displacement**2).sum(axis=(1, 2)),
+                "gradient": (600.0 * displacement).astype(np.float32).ravel(),
+                "dihedral": None,
+                "grid": None,
+                "split": split,
+                "charges": np.full(coords.shape[1], ligand.total_charge / coords.shape[1]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def data(tmp_path: Path, build_ligand) -> Path:
+    folder = tmp_path / "data"
+    (folder / "qm").mkdir(parents=True)
+    (folder / "charges").mkdir()
+    tables = [make_rows(build_ligand, split) for split in ("train", "dev")]
+    for table, split in zip(tables, ("train", "dev"), strict=True):
+        table.drop(columns="charges").to_parquet(folder / "qm" / f"{split}.parquet")
+    pd.concat(tables).to_parquet(folder / "charges" / "am1bcc.parquet")
+    (folder / "tiny.offxml").write_text(OFFXML)
+    (tmp_path / "tiny.toml").write_text(CONFIG)
+    return folder
+
+
+def silent(line: str) -> None:
+    """Report nothing."""
+
+
+class StoppedError(Exception):
+    """Stands for a kill between two epochs."""
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, data):
+    """Stopped after the first epoch of the last stage and started again: the same weights bit for bit."""
+    config = tmp_path / "tiny.toml"
+    train(config, data, tmp_path / "straight", report=silent)
+
+    def stop(line: str) -> None:
+        if line.startswith("valence 1/"):
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        train(config, data, tmp_path / "stopped", report=stop)
+    train(config, data, tmp_path / "stopped", report=silent)
+    for name in ("charges.safetensors", "valence.safetensors", "manifest.json"):
+        one, other = (tmp_path / run / "tiny" / "0.1" / name for run in ("straight", "stopped"))
+        assert one.read_bytes() == other.read_bytes(), name
+
+
+def test_a_stage_finds_the_minimum_of_a_parabola(tmp_path):
+    """The loop minimises (w - 3)^2 to within the last learning rate."""
+    model = torch.nn.Linear(1, 1, bias=False)
+
+    def loss(batch, generator):
+        return (model.weight - 3.0).square().sum()
+
+    stage = Stage(
+        name="p", model=model, n_examples=20, loss=loss, score=lambda: {"loss": loss(None, None).item()}
+    )
+    schedule = ScheduleConfig(epochs=40, batch_molecules=1, learning_rate=0.05, weight_decay=0.0)
+    run_stage(stage, schedule, seed=0, folder=tmp_path, report=silent)
+    assert model.weight.item() == pytest.approx(3.0, abs=1e-2)
+
+
+def test_another_configuration_is_not_mixed_in(tmp_path, data):
+    """A folder that holds a run of another configuration is refused."""
+    config = tmp_path / "tiny.toml"
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.json").write_text("{}")
+    with pytest.raises(SettingsError, match="another configuration"):
+        train(config, data, out, report=silent)
+
+
+def test_unknown_keys_are_errors(tmp_path):
+    """A misspelt key of a training configuration is named."""
+    path = tmp_path / "bad.toml"
+    path.write_text(CONFIG + "\nlerning_rate = 1\n")
+    with pytest.raises(SettingsError, match="lerning_rate"):
+        read_config(path)
+
+
+@pytest.fixture
+def model() -> Model:
+    torch.manual_seed(5)
+    size = NetworkConfig(width=24, n_layers=2)
+    return Model(
+        name="m",
+        version="1.0",
+        sha256="",
+        charges=ChargeNetwork(24, 2).double(),
+        valence=ValenceNetwork(24, 2).double(),
+        sizes={"charges": size, "valence": size},
+    )
+
+
+def test_damaged_weights_are_refused(tmp_path, model):
+    """One changed byte of the weights: the loader names the file and does not load it."""
+    save_model(model, tmp_path)
+    path = tmp_path / "valence.safetensors"
+    blob = bytearray(path.read_bytes())
+    blob[-1] ^= 1
+    path.write_bytes(blob)
+    with pytest.raises(SettingsError, match=r"valence\.safetensors"):
+        load_model_folder(tmp_path)
+
+
+def test_other_conventions_are_refused(tmp_path, model):
+    """Weights made under another meaning of the parameters are refused."""
+    save_model(model, tmp_path)
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text()) | {"conventions": "0"}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(SettingsError, match="conventions"):
+        load_model_folder(tmp_path)
+
+
+def references(build_ligand, n_points: int = 8) -> list[Reference]:
+    """QM records of a known force field: the model's own parameters with stiffer, longer bonds."""
+    torch.manual_seed(5)
+    size = NetworkConfig(width=24, n_layers=2)
+    truth = Model(
+        name="t",
+        version="1",
+        sha256="",
+        charges=ChargeNetwork(24, 2).double(),
+        valence=ValenceNetwork(24, 2).double(),
+        sizes={"charges": size, "valence": size},
+    )
+    spec = QMSpec(program="test", method="mm", basis=None, dispersion=None)
+    found = []
+    for smiles in ("CCO", "CC(N)=O"):
+        ligand = build_ligand(smiles)
+        topology = build_topology(ligand)
+        parameters = Predictor(truth).predict(ligand, topology)
+        changed = dataclasses.replace(
+            parameters, bond_k=parameters.bond_k * 1.2, bond_length=parameters.bond_length * 1.02
+        )
+        system = build_system(topology, changed)
+        records = tuple(_record(system, coords, spec) for coords in geometries(smiles, n_points))
+        found.append(Reference(ligand=ligand, topology=topology, records=records))
+    return found
+
+
+def _record(system, coords: np.ndarray, spec: QMSpec) -> QMRecord:
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
+    )
+    context.setPositions(coords / ANGSTROM_PER_NM)
+    state = context.getState(energy=True, forces=True)
+    per_angstrom = KJ_PER_KCAL * ANGSTROM_PER_NM
+    return QMRecord(
+        task_key="",
+        ligand_key="",
+        spec=spec,
+        coords=coords,
+        energy=state.getPotentialEnergy()._value / KJ_PER_KCAL,
+        gradient=-np.array(state.getForces(asNumpy=True)._value) / per_angstrom,
+    )
+
+
+def test_fine_tuning_learns_what_it_is_shown(build_ligand, model):
+    """Held-out errors fall to less than half when the truth is within reach of the readouts."""
+    settings = FineTuneSettings(steps=200, learning_rate=2e-3, pull=0.0)
+    for fit in fine_tune(Predictor(model), references(build_ligand), settings):
+        assert fit.kept == "fine-tuned"
+        assert fit.force_rmse_after < 0.5 * fit.force_rmse_before
+        assert fit.energy_rmse_after < 0.5 * fit.energy_rmse_before
+        assert (fit.n_train, fit.n_held_out) == (6, 2)
+
+
+def test_no_steps_keep_the_shipped_parameters(build_ligand, model):
+    """A fit that is not better keeps the shipped parameters, number by number."""
+    predictor = Predictor(model)
+    for reference, fit in zip(
+        references(build_ligand),
+        fine_tune(predictor, references(build_ligand), FineTuneSettings(steps=0)),
+        strict=True,
+    ):
+        shipped = predictor.predict(reference.ligand, reference.topology)
+        assert fit.kept == "shipped"
+        assert fit.energy_rmse_after == fit.energy_rmse_before
+        for field in dataclasses.fields(shipped):
+            np.testing.assert_allclose(
+                getattr(fit.parameters, field.name), getattr(shipped, field.name), rtol=0, atol=1e-12
+            )
+
+
+def test_the_pull_holds_the_weights(build_ligand, model):
+    """An overwhelming pull leaves the errors nearly where they were."""
+    settings = FineTuneSettings(steps=100, learning_rate=1e-4, pull=1e9)
+    for fit in fine_tune(Predictor(model), references(build_ligand), settings):
+        assert fit.force_rmse_after > 0.95 * fit.force_rmse_before
+
+
+def test_fine_tuning_leaves_the_shipped_weights_alone(build_ligand, model):
+    """The predictor predicts the same before and after a fine-tuning."""
+    predictor = Predictor(model)
+    reference = references(build_ligand)[0]
+    before = predictor.predict(reference.ligand, reference.topology)
+    fine_tune(predictor, [reference], FineTuneSettings(steps=20, learning_rate=1e-2))
+    after = predictor.predict(reference.ligand, reference.topology)
+    np.testing.assert_array_equal(before.bond_k, after.bond_k)
+
+
+def test_too_few_points_are_an_error(build_ligand, model):
+    """Two points cannot be divided into training and judging."""
+    reference = references(build_ligand, n_points=2)[0]
+    with pytest.raises(ValueError, match="at least 3"):
+        fine_tune(Predictor(model), [reference], FineTuneSettings())
