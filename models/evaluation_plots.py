@@ -114,8 +114,9 @@ def _draw_profile(axes: Axes, row: RowScore, scores: Sequence[Scores], example: 
         if twin is not None:
             # A NaN breaks the line.
             profile = np.insert(twin.mm_energy[order], gaps, np.nan)
-            style = {"color": _colour(number), "linewidth": 1.8 if number == 0 else 0.9}
-            axes.plot(np.insert(angle, gaps, np.nan), profile, label=method.method, **style)
+            width = 1.8 if number == 0 else 0.9
+            (line,) = axes.plot(np.insert(angle, gaps, np.nan), profile, label=method.method)
+            line.set(color=_colour(number), linewidth=width)
     axes.grid(alpha=0.3)
 
 
