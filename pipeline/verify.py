@@ -1,19 +1,72 @@
 """Weigh a written file: the energy of what another program reads, term by term, against the direct system."""
 
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
 import numpy as np
 import openmm
+from rdkit import Chem
 
+from pipeline.errors import ParametersError, VerificationError
 from pipeline.export.openmm_system import (
     ANGLE_GROUP,
     BOND_GROUP,
     IMPROPER_GROUP,
     NONBONDED_GROUP,
     PROPER_GROUP,
+    build_system,
 )
-from pipeline.schema import EnergyReport, FloatArray
+from pipeline.schema import EnergyReport, FloatArray, IntArray, MMParameters, Parametrized, Topology
 from pipeline.units import ANGSTROM_PER_NM, KJ_PER_KCAL
 
+TERMS = ("bond", "angle", "proper", "improper", "vdw", "coulomb")
+
+ENERGY_TOLERANCE = 1e-3 / KJ_PER_KCAL
+"""kcal/mol per term: 1e-3 kJ/mol"""
+FORCE_TOLERANCE = 1e-3 / (KJ_PER_KCAL * ANGSTROM_PER_NM)
+"""kcal/mol/angstrom per component: 1e-3 kJ/mol/nm"""
+RELATIVE_TOLERANCE = 5e-6
+"""of the term's energy, or of the largest force, where that is more: nine printed digits"""
+
+MASS_TOLERANCE = 1e-3
+"""dalton"""
+
+N_DISPLACED = 2
+DISPLACEMENT = 0.1
+"""angstrom, standard deviation: no term may hide at its minimum"""
+_DISPLACEMENT_SEED = 20
+_LATTICE_SPACING = 2.0
+"""angstrom, of the made-up geometry of a ligand without coordinates"""
+
 _COULOMB_GROUP = NONBONDED_GROUP + 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reference:
+    """The direct system of a ligand, weighed: what every file must reproduce."""
+
+    parametrized: Parametrized
+    geometries: FloatArray
+    """(n_geometries, n_atoms, 3), angstrom"""
+    reports: tuple[EnergyReport, ...]
+    """one per geometry, kcal/mol"""
+    forces: FloatArray
+    """(n_geometries, n_atoms, 3), kcal/mol/angstrom"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyCheck:
+    """One file, read by one program, against the reference."""
+
+    file: str
+    reader: str
+    reports: tuple[EnergyReport, ...]
+    """one per geometry, kcal/mol"""
+    largest_difference: EnergyReport
+    """per term, over the geometries, kcal/mol"""
+    largest_force_difference: float
+    """over the geometries and components, kcal/mol/angstrom"""
 
 
 def compute_report(system: openmm.System, coords: FloatArray) -> EnergyReport:
@@ -59,9 +112,128 @@ def evaluate(system: openmm.System, geometries: FloatArray) -> tuple[tuple[Energ
     return tuple(reports), np.array(forces)
 
 
+def build_reference(parametrized: Parametrized) -> Reference:
+    """Weigh the direct system at the ligand's geometry and at two displaced ones, the same in every run.
+
+    A ligand without coordinates is weighed on a lattice: energies are large there, but every term is met.
+    """
+    topology = parametrized.topology
+    generator = np.random.default_rng(_DISPLACEMENT_SEED)
+    coords = parametrized.coords
+    if coords is None:
+        coords = _lattice(topology.n_atoms, generator)
+    displaced = coords + generator.normal(scale=DISPLACEMENT, size=(N_DISPLACED, *coords.shape))
+    geometries = np.concatenate([coords[None], displaced])
+    reports, forces = evaluate(build_system(topology, parametrized.parameters), geometries)
+    return Reference(parametrized=parametrized, geometries=geometries, reports=reports, forces=forces)
+
+
+def check_system(reference: Reference, system: openmm.System, *, file: str, reader: str) -> EnergyCheck:
+    """Compare what a program read from a file with the reference, per term, in the forces and in the masses.
+
+    Raises VerificationError with the numbers of the worst term.
+    """
+    where = f"{file} read by {reader}"
+    topology = reference.parametrized.topology
+    _compare_masses(system, topology, where)
+    reports, forces = evaluate(_regroup(system, topology, where), reference.geometries)
+    difference = _compare_energies(reports, reference.reports, where)
+    force_difference = float(_infinite(np.abs(forces - reference.forces)).max())
+    allowed = max(FORCE_TOLERANCE, RELATIVE_TOLERANCE * float(np.abs(reference.forces).max()))
+    if force_difference > allowed:
+        raise VerificationError(
+            f"{where}: a force differs by {force_difference:.2e} kcal/mol/angstrom, allowed {allowed:.1e}"
+        )
+    return EnergyCheck(
+        file=file,
+        reader=reader,
+        reports=reports,
+        largest_difference=difference,
+        largest_force_difference=force_difference,
+    )
+
+
+def _compare_masses(system: openmm.System, topology: Topology, where: str) -> None:
+    n_read = system.getNumParticles()
+    if n_read != topology.n_atoms:
+        raise VerificationError(f"{where}: {n_read} atoms, expected {topology.n_atoms}")
+    table = Chem.GetPeriodicTable()
+    for atom, number in enumerate(topology.atomic_numbers.tolist()):
+        mass = system.getParticleMass(atom)._value
+        if not abs(mass - table.GetAtomicWeight(number)) <= MASS_TOLERANCE:
+            raise VerificationError(f"{where}: atom {atom}, element {number}, has mass {mass}")
+
+
+def _compare_energies(
+    have: tuple[EnergyReport, ...], want: tuple[EnergyReport, ...], where: str
+) -> EnergyReport:
+    """Find the largest difference per term, or raise with the term furthest beyond what is allowed."""
+    got, expected = (np.array([astuple(report) for report in reports]) for reports in (have, want))
+    differences = _infinite(np.abs(got - expected))
+    allowed = np.maximum(ENERGY_TOLERANCE, RELATIVE_TOLERANCE * np.abs(expected))
+    if (differences > allowed).any():
+        geometry, term = np.unravel_index(np.argmax(differences / allowed), differences.shape)
+        raise VerificationError(
+            f"{where}: {TERMS[term]} energy {got[geometry, term]:.6f} kcal/mol, the direct system has "
+            f"{expected[geometry, term]:.6f} (geometry {geometry}, allowed {allowed[geometry, term]:.1e})"
+        )
+    return EnergyReport(**dict(zip(TERMS, differences.max(axis=0).tolist(), strict=True)))
+
+
+def check_parameters(topology: Topology, parameters: MMParameters, total_charge: int) -> None:
+    """Refuse parameters that no molecule has; nothing is clamped.
+
+    Raises ParametersError naming the atoms of the first that is not finite or out of its physical range.
+    """
+    atoms = np.arange(topology.n_atoms)[:, None]
+    for name, values, rows, low, high, unit in (
+        ("bond k", parameters.bond_k, topology.bonds, 0.0, 5000.0, "kcal/mol/angstrom^2"),
+        ("bond length", parameters.bond_length, topology.bonds, 0.5, 3.5, "angstrom"),
+        ("angle k", parameters.angle_k, topology.angles, 0.0, 2000.0, "kcal/mol/radian^2"),
+        ("angle", parameters.angle_theta, topology.angles, 1e-3, np.pi, "radian"),
+        ("proper k", parameters.proper_k, topology.propers, -100.0, 100.0, "kcal/mol"),
+        ("improper k", parameters.improper_k, topology.impropers, -100.0, 100.0, "kcal/mol"),
+        ("charge", parameters.charge, atoms, -5.0, 5.0, "elementary charges"),
+        ("sigma", parameters.sigma, atoms, 0.1, 10.0, "angstrom"),
+        ("epsilon", parameters.epsilon, atoms, 0.0, 10.0, "kcal/mol"),
+    ):
+        if len(values) != len(rows):
+            raise ParametersError(f"{name}: {len(values)} values for {len(rows)} interactions")
+        _check_range(name, values, rows, (low, high), unit)
+    excess = float(parameters.charge.sum()) - total_charge
+    if abs(excess) > 1e-9:
+        raise ParametersError(
+            f"charges sum to {total_charge + excess:.10f}, the ligand has {total_charge:+d}; "
+            "the model must conserve charge"
+        )
+
+
+def _check_range(
+    name: str, values: FloatArray, rows: IntArray, bounds: tuple[float, float], unit: str
+) -> None:
+    low, high = bounds
+    wrong = ~((values >= low) & (values <= high))
+    if wrong.any():
+        row = int(np.argwhere(wrong)[0, 0])
+        raise ParametersError(
+            f"{name} {values[row]} {unit} of atoms {tuple(rows[row].tolist())} (counted from 0) is outside "
+            f"{low:g} to {high:g}: the ligand may be too far from what the model was trained on"
+        )
+
+
+def _infinite(differences: FloatArray) -> FloatArray:
+    """Count what is not a number as infinitely wrong."""
+    return np.where(np.isnan(differences), np.inf, differences)
+
+
 def _group_energy(context: openmm.Context, group: int) -> float:
     state = context.getState(getEnergy=True, groups={group})
     return float(state.getPotentialEnergy()._value) / KJ_PER_KCAL
+
+
+def _plain(parameters: Sequence[Any]) -> list[Any]:
+    """Strip the units: OpenMM's own, nm and kJ/mol."""
+    return [getattr(value, "_value", value) for value in parameters]
 
 
 def _split_nonbonded(system: openmm.System) -> openmm.System:
@@ -72,14 +244,66 @@ def _split_nonbonded(system: openmm.System) -> openmm.System:
         if isinstance(vdw, openmm.NonbondedForce):
             coulomb = openmm.XmlSerializer.clone(vdw)
             for particle in range(vdw.getNumParticles()):
-                charge, sigma, epsilon = vdw.getParticleParameters(particle)
+                charge, sigma, epsilon = _plain(vdw.getParticleParameters(particle))
                 vdw.setParticleParameters(particle, 0.0, sigma, epsilon)
                 coulomb.setParticleParameters(particle, charge, 1.0, 0.0)
             for exception in range(vdw.getNumExceptions()):
-                i, j, charge_product, sigma, epsilon = vdw.getExceptionParameters(exception)
+                i, j, charge_product, sigma, epsilon = _plain(vdw.getExceptionParameters(exception))
                 vdw.setExceptionParameters(exception, i, j, 0.0, sigma, epsilon)
                 coulomb.setExceptionParameters(exception, i, j, charge_product, 1.0, 0.0)
             coulomb.setForceGroup(_COULOMB_GROUP)
             copy.addForce(coulomb)
             break
     return copy
+
+
+_GROUPS = {
+    openmm.HarmonicBondForce: BOND_GROUP,
+    openmm.HarmonicAngleForce: ANGLE_GROUP,
+    openmm.NonbondedForce: NONBONDED_GROUP,
+}
+
+
+def _regroup(system: openmm.System, topology: Topology, where: str) -> openmm.System:
+    """Copy a foreign system with the force groups of `build_system`, torsions told apart by their atoms."""
+    if system.getNumConstraints():
+        raise VerificationError(f"{where}: {system.getNumConstraints()} constraints where none belong")
+    copy = openmm.XmlSerializer.clone(system)
+    torsions = []
+    for index in reversed(range(copy.getNumForces())):
+        force = copy.getForce(index)
+        if isinstance(force, openmm.PeriodicTorsionForce):
+            torsions += [
+                _plain(force.getTorsionParameters(number)) for number in range(force.getNumTorsions())
+            ]
+            copy.removeForce(index)
+        elif type(force) in _GROUPS:
+            force.setForceGroup(_GROUPS[type(force)])
+        else:
+            raise VerificationError(f"{where}: a force of kind {type(force).__name__} where none belongs")
+    propers, impropers = openmm.PeriodicTorsionForce(), openmm.PeriodicTorsionForce()
+    propers.setForceGroup(PROPER_GROUP)
+    impropers.setForceGroup(IMPROPER_GROUP)
+    known_propers, known_impropers = _unordered(topology.propers), _unordered(topology.improper_dihedrals)
+    for *atoms, periodicity, phase, k in torsions:
+        dihedral = min(tuple(atoms), tuple(atoms[::-1]))
+        if dihedral in known_propers or k == 0.0:
+            propers.addTorsion(*atoms, periodicity, phase, k)
+        elif dihedral in known_impropers:
+            impropers.addTorsion(*atoms, periodicity, phase, k)
+        else:
+            raise VerificationError(f"{where}: a torsion over atoms {tuple(atoms)}, which the topology lacks")
+    copy.addForce(propers)
+    copy.addForce(impropers)
+    return copy
+
+
+def _unordered(dihedrals: IntArray) -> set[tuple[int, ...]]:
+    return {min(tuple(row), tuple(row[::-1])) for row in dihedrals.tolist()}
+
+
+def _lattice(n_atoms: int, generator: np.random.Generator) -> FloatArray:
+    """Put the atoms on points of a cubic lattice, moved a little, no two close together."""
+    side = int(np.ceil(n_atoms ** (1 / 3)))
+    points = np.stack(np.meshgrid(*[np.arange(side)] * 3), axis=-1).reshape(-1, 3)[:n_atoms]
+    return _LATTICE_SPACING * points + generator.normal(scale=DISPLACEMENT, size=(n_atoms, 3))

@@ -1,0 +1,169 @@
+"""Deliver a ligand: write its files aside, read each back, weigh it, and only then give them their name."""
+
+import ctypes
+import dataclasses
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import OutputFolderError
+from pipeline.export.amber import write_inpcrd, write_prmtop
+from pipeline.export.offxml import write_offxml
+from pipeline.export.openmm_system import write_openmm_system
+from pipeline.export.parameters_json import write_parameters_json
+from pipeline.export.sdf import write_sdf
+from pipeline.readback import (
+    Check,
+    Checker,
+    check_inpcrd,
+    check_offxml,
+    check_openmm_system,
+    check_parameters_json,
+    check_prmtop,
+    check_sdf,
+)
+from pipeline.schema import Parametrized
+from pipeline.units import AMBER_CHARGE_FACTOR, COULOMB_CONSTANT
+from pipeline.verify import (
+    DISPLACEMENT,
+    ENERGY_TOLERANCE,
+    FORCE_TOLERANCE,
+    RELATIVE_TOLERANCE,
+    TERMS,
+    EnergyCheck,
+    Reference,
+    build_reference,
+    check_parameters,
+)
+
+CHECK_FILE = "check.json"
+
+_AMBER_NOTE = (
+    "sander and pmemd compute Coulomb energies with 18.2223^2 kcal angstrom/(mol e^2): multiply the coulomb "
+    "term by amber_coulomb_ratio to compare with them; the readers here use OpenMM's constant"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileKind:
+    """One delivered file: who writes it, who reads it back, and whether it needs a geometry."""
+
+    name: str
+    format: str
+    """the `formats` word that asks for it; empty: always written"""
+    write: Callable[[Parametrized], str]
+    check: Checker
+    needs_coords: bool = False
+
+
+FILES = (
+    FileKind(name="ligand.sdf", format="", write=write_sdf, check=check_sdf, needs_coords=True),
+    FileKind(name="ligand.offxml", format="offxml", write=write_offxml, check=check_offxml),
+    FileKind(name="ligand.prmtop", format="amber", write=write_prmtop, check=check_prmtop),
+    FileKind(name="ligand.inpcrd", format="amber", write=write_inpcrd, check=check_inpcrd, needs_coords=True),
+    FileKind(name="openmm_system.xml", format="openmm", write=write_openmm_system, check=check_openmm_system),
+    FileKind(name="parameters.json", format="", write=write_parameters_json, check=check_parameters_json),
+)
+
+
+def deliver(parametrized: Parametrized, folder: Path, formats: Sequence[str]) -> tuple[str, ...]:
+    """Write the ligand's files under `folder`, proved; return their names.
+
+    `formats` are words of `--formats`; SDF, JSON and `check.json` are always written, files that need a
+    geometry only when there is one. The folder appears complete or not at all: files are written beside it,
+    read back, and moved in one step; an older delivery stays until then.
+
+    Raises ParametersError, ExportError or VerificationError about the ligand, OutputFolderError about the
+    disk.
+    """
+    check_parameters(parametrized.topology, parametrized.parameters, parametrized.ligand.total_charge)
+    kinds = [
+        kind
+        for kind in FILES
+        if kind.format in ("", *formats) and not (kind.needs_coords and parametrized.coords is None)
+    ]
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        temporary.mkdir()
+        try:
+            _write_and_check(parametrized, temporary, kinds)
+            _replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise OutputFolderError(
+            f"{folder}: {error.strerror or error}{'; free space and run again' if full else ''}",
+            kind="disk" if full else None,
+            retryable=full,
+        ) from error
+    return (*(kind.name for kind in kinds), CHECK_FILE)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what an interrupted delivery of this folder left beside it."""
+    leftover = re.compile(rf"\.{re.escape(folder.name)}\.\d+\.tmp")
+    for sibling in folder.parent.glob(".*.tmp"):
+        if leftover.fullmatch(sibling.name):
+            shutil.rmtree(sibling, ignore_errors=True)
+
+
+def _write_and_check(parametrized: Parametrized, folder: Path, kinds: Sequence[FileKind]) -> None:
+    for kind in kinds:
+        (folder / kind.name).write_text(kind.write(parametrized), encoding="utf-8", newline="\n")
+    reference = build_reference(parametrized)
+    checks = [check for kind in kinds for check in kind.check(folder / kind.name, reference)]
+    document = _check_document(reference, checks)
+    (folder / CHECK_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _check_document(reference: Reference, checks: Sequence[Check]) -> dict[str, Any]:
+    parametrized = reference.parametrized
+    energies = [check.largest_difference for check in checks if isinstance(check, EnergyCheck)]
+    return {
+        "id": parametrized.id,
+        "provenance": dict(parametrized.provenance),
+        "units": {"energy": "kcal/mol", "force": "kcal/mol/angstrom"},
+        "tolerance": {
+            "energy": ENERGY_TOLERANCE,
+            "force": FORCE_TOLERANCE,
+            "relative": RELATIVE_TOLERANCE,
+            "rule": "per term the larger of energy and relative x |term|; forces alike",
+        },
+        "geometries": ["as delivered"]
+        + [f"displaced by {DISPLACEMENT} angstrom, standard deviation"] * (len(reference.reports) - 1),
+        "amber_coulomb_ratio": AMBER_CHARGE_FACTOR**2 / COULOMB_CONSTANT,
+        "amber_coulomb_note": _AMBER_NOTE,
+        "reference": [dataclasses.asdict(report) for report in reference.reports],
+        "largest_difference": {
+            term: max((getattr(report, term) for report in energies), default=0.0) for term in TERMS
+        },
+        "checks": [dataclasses.asdict(check) for check in checks],
+    }
+
+
+def _replace(temporary: Path, folder: Path) -> None:
+    """Give the finished folder its name; where one exists the two change places in one step of the kernel."""
+    if not folder.exists():
+        temporary.rename(folder)
+    elif not _exchange(temporary, folder):
+        aside = folder.with_name(f".{folder.name}.{os.getpid()}0.tmp")
+        folder.rename(aside)
+        temporary.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two names by Linux renameat2(RENAME_EXCHANGE); False where kernel or file system cannot."""
+    at_cwd, exchange = -100, 2
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    return bool(renameat2(at_cwd, os.fsencode(first), at_cwd, os.fsencode(second), exchange) == 0)
