@@ -1,0 +1,151 @@
+"""The straight line for one ligand, and the boundary at which an exception becomes a Failure.
+
+    record -> standardise -> canonical ligand -> predict -> check -> the record's order -> deliver
+
+Parameters are always computed on the canonical ligand, so that one molecule drawn twice gets the same numbers
+to the last bit; files are written in the atom order of the record.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ParamSpec, Protocol, TypeVar
+
+import numpy as np
+
+from pipeline.child import Limits
+from pipeline.conformers import displaced_copies, generate_conformers
+from pipeline.deliver import deliver
+from pipeline.errors import OutputFolderError, StoreError
+from pipeline.ledger import Prepared
+from pipeline.library import Record
+from pipeline.ligand import canonical_ligand, canonical_order, ligand_key, standardise
+from pipeline.outcome import Failure, failure_from_exception
+from pipeline.schema import Conformers, FloatArray, Ligand, MMParameters, Parametrized, Topology
+from pipeline.settings import LigandRules, Settings
+from pipeline.topology import build_topology, restore_order
+from pipeline.verify import check_parameters
+
+Arguments = ParamSpec("Arguments")
+Value = TypeVar("Value")
+
+STEP_SECONDS = 300.0
+"""Wall-clock limit of standardising or delivering one ligand; both take well under a second."""
+
+
+class Predictor(Protocol):
+    """Gives a ligand its parameters; the network, or a fake in a test."""
+
+    name: str
+    version: str
+    sha256: str
+
+    def predict(self, ligand: Ligand, topology: Topology) -> MMParameters:
+        """Parameters of every term of the topology."""
+
+
+class Isolate(Protocol):
+    """Runs a function where it can take nothing else down: `pipeline.child.run_in_child`, or a plain call."""
+
+    def __call__(self, function: Callable[..., Value], /, *args: object, limits: Limits) -> Value:
+        """Give back what the function returned, or raise what it raised."""
+
+
+def attempt(
+    ligand: str,
+    stage: str,
+    step: Callable[Arguments, Value],
+    *args: Arguments.args,
+    **kwargs: Arguments.kwargs,
+) -> Value | Failure:
+    """Take one step for one ligand: the step's value, or the Failure that its exception stands for.
+
+    This is the ligand's boundary, the only broad `except` of the repository. What is not about the ligand
+    passes: Ctrl-C, an output folder or a store that cannot be written.
+    """
+    try:
+        return step(*args, **kwargs)
+    except (OutputFolderError, StoreError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a bad ligand must not stop the batch
+        return failure_from_exception(error, ligand=ligand, stage=stage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StraightLine:
+    """The steps for one ligand; each takes values, returns a new one, and raises on failure."""
+
+    predictor: Predictor
+    settings: Settings
+    provenance: tuple[tuple[str, str], ...]
+    """stamped on every file"""
+    isolate: Isolate
+    _lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
+
+    def prepare(self, record: Record) -> Prepared:
+        """Standardise a record, in a child process; RecordError or RefusedLigandError say why not."""
+        return self.isolate(standardise_record, record, self.settings.ligand, limits=self._limits())
+
+    def predict(self, prepared: Prepared) -> MMParameters:
+        """Parameters of the canonical ligand, within their physical ranges."""
+        topology = build_topology(prepared.canonical)
+        with self._lock:  # one model, called by several threads
+            parameters = self.predictor.predict(prepared.canonical, topology)
+        check_parameters(topology, parameters, prepared.canonical.total_charge)
+        return parameters
+
+    def pose(self, prepared: Prepared) -> FloatArray:
+        """The record's own coordinates, else one conformer's: (n_atoms, 3) angstrom, record's order."""
+        if prepared.pose is not None:
+            return prepared.pose
+        settings = self.settings.conformers.model_copy(update={"n_embed": 1})
+        conformers = generate_conformers(prepared.canonical, settings, seed=_seed(prepared.ligand_key))
+        return conformers.coords[0][np.argsort(prepared.order)]
+
+    def deliver(self, prepared: Prepared, parameters: MMParameters, coords: FloatArray, folder: Path) -> None:
+        """Write the files into `folder`, read them back and weigh them, in a child process."""
+        topology, restored = restore_order(
+            build_topology(prepared.canonical), parameters, np.array(prepared.order)
+        )
+        parametrized = Parametrized(
+            id=folder.name,
+            ligand=prepared.ligand,
+            topology=topology,
+            parameters=restored,
+            coords=coords,
+            provenance=self.provenance,
+        )
+        formats = self.settings.export.formats
+        self.isolate(deliver, parametrized, folder.absolute(), formats, limits=self._limits())
+
+    def make_geometries(self, prepared: Prepared) -> FloatArray:
+        """Conformers, then displaced copies of them: (n_points, n_atoms, 3) angstrom, canonical order."""
+        qm, seed = self.settings.qm, _seed(prepared.ligand_key)
+        found = generate_conformers(prepared.canonical, self.settings.conformers, seed=seed)
+        conformers = Conformers(coords=found.coords[: qm.n_points])
+        n_copies = qm.n_points - conformers.n_confs
+        if n_copies == 0:
+            return conformers.coords
+        copies = displaced_copies(conformers, n_copies, sigma=qm.displacement, seed=seed)
+        return np.concatenate([conformers.coords, copies.coords])
+
+    def _limits(self) -> Limits:
+        return Limits(wall_seconds=STEP_SECONDS, memory_mb=self.settings.conformers.memory_mb)
+
+
+def standardise_record(record: Record, rules: LigandRules) -> Prepared:
+    """Standardise a record and find the canonical ligand that stands for its molecule."""
+    ligand, conformers = standardise(record, rules)
+    return Prepared(
+        ligand=ligand,
+        canonical=canonical_ligand(ligand),
+        order=tuple(int(index) for index in canonical_order(ligand)),
+        ligand_key=ligand_key(ligand),
+        pose=None if conformers is None else conformers.coords[0],
+    )
+
+
+def _seed(ligand_key: str) -> int:
+    """A seed that depends on the molecule alone."""
+    return int(ligand_key[:7], 16)

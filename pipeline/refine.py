@@ -1,0 +1,361 @@
+"""Refine: every ligand gets QM references of its own, and the network's readouts are tuned on all of them.
+
+    prepare records -> geometries of each molecule -> QM (cost stated first) -> fine-tune jointly -> deliver
+
+A molecule that stands in the library several times is computed once and delivered to each of its records. The
+phases talk only through the ledger and the QM store, so each can run on a part of the library, anywhere.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipeline.campaign import Campaign, deliver_record, each, prepare_record, settle
+from pipeline.errors import QMError
+from pipeline.ledger import Fit, Prepared
+from pipeline.library import Record
+from pipeline.outcome import Failure, failure_from_exception
+from pipeline.outcomes_table import FIT_COLUMNS, write_csv
+from pipeline.parametrize import attempt
+from pipeline.schema import FloatArray, MMParameters, QMRecord, QMSpec, QMTask, Reference
+from pipeline.topology import build_topology
+
+MIN_REFERENCES = 3
+"""Fewer calculated geometries than this cannot be divided into those tuned on and those tested on."""
+
+
+class LigandFit(Protocol):
+    """What the fine-tuner says of one ligand; errors are on held-out geometries (kcal/mol, angstrom)."""
+
+    @property
+    def parameters(self) -> MMParameters:
+        """Tuned, or the shipped ones where tuning made them worse."""
+
+    @property
+    def kept(self) -> str:
+        """`fine-tuned` or `shipped`."""
+
+    @property
+    def energy_rmse_before(self) -> float:
+        """Of the shipped parameters."""
+
+    @property
+    def energy_rmse_after(self) -> float:
+        """Of the parameters kept."""
+
+    @property
+    def force_rmse_before(self) -> float:
+        """Of the shipped parameters."""
+
+    @property
+    def force_rmse_after(self) -> float:
+        """Of the parameters kept."""
+
+
+class QMBench(Protocol):
+    """Where reference calculations are made and kept: engines and store at one level of theory."""
+
+    @property
+    def spec(self) -> QMSpec:
+        """The level of theory."""
+
+    def find(self, task: QMTask) -> QMRecord | None:
+        """A result already in the store."""
+
+    def estimate_seconds(self, tasks: Sequence[QMTask]) -> float:
+        """Wall time that tasks will take."""
+
+    def compute(
+        self, tasks: Sequence[QMTask], on_result: Callable[[QMTask, QMRecord | Failure], None]
+    ) -> None:
+        """Compute what the store lacks and put it there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """The doors that refine needs beyond those of a campaign."""
+
+    qm: QMBench
+    make_geometries: Callable[[Prepared], FloatArray]
+    """(n_points, n_atoms, 3) angstrom in canonical order: conformers first, then displaced copies"""
+    fine_tune: Callable[[Sequence[Reference], Callable[[], None]], Sequence[LigandFit]]
+    """references and a bell to ring after each step; one fit per reference, in order"""
+    n_steps: int
+    """steps that the fine-tuner will ring for"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Molecule:
+    """All records of one molecule; the first speaks for the others."""
+
+    ligand_key: str
+    prepared: Prepared
+    members: list[tuple[str, Record]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The first record's name."""
+        return self.prepared.ligand.name
+
+
+def prepare(campaign: Campaign, numbers: Iterable[int]) -> None:
+    """Standardise these records; the refused are settled, the others' ligands go into the ledger."""
+    ledger = campaign.ledger
+    undone = [number for number in numbers if ledger.prepared(ledger.record(number)[0]) is None]
+    campaign.watch.begin("standardise", len(undone))
+    records = (ledger.record(number) for number in undone)
+    for (id_, record), ending, seconds in each(
+        campaign, "standardise", records, lambda numbered: prepare_record(campaign.line, numbered[1])
+    ):
+        ledger.spend(id_, seconds)
+        if isinstance(ending, Failure):
+            settle(campaign, id_, record, ending)
+        else:
+            ledger.keep_prepared(id_, ending)
+
+
+def molecules(campaign: Campaign) -> list[Molecule]:
+    """The distinct molecules whose references can be tuned on, in order of their first record."""
+    ledger = campaign.ledger
+    by_key: dict[str, Molecule] = {}
+    for number in ledger.numbers_in_tuning():
+        id_, record = ledger.record(number)
+        prepared = ledger.prepared(id_)
+        if prepared is None:
+            raise RuntimeError(f"record {number} was not prepared: this is a bug in parmflow")
+        key = prepared.ligand_key
+        molecule = by_key.setdefault(key, Molecule(ligand_key=key, prepared=prepared))
+        molecule.members.append((id_, record))
+    return list(by_key.values())
+
+
+def _settle_all(campaign: Campaign, molecule: Molecule, failure: Failure) -> None:
+    for id_, record in molecule.members:
+        settle(campaign, id_, record, failure)
+
+
+def foresee(campaign: Campaign, some: Sequence[Molecule]) -> None:
+    """Settle the molecules for which the model has no parameters, before any QM is spent on them."""
+    for molecule in some:
+        parameters = attempt(molecule.name, "predict", campaign.line.predict, molecule.prepared)
+        if isinstance(parameters, Failure):
+            _settle_all(campaign, molecule, parameters)
+
+
+def make_geometries(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> None:
+    """Make the geometries of the QM calculations, where the ledger lacks them."""
+    ledger = campaign.ledger
+    lacking = [molecule for molecule in some if ledger.geometries(molecule.ligand_key) is None]
+    campaign.watch.begin("conformers", len(lacking))
+
+    def work(molecule: Molecule) -> FloatArray | Failure:
+        return attempt(molecule.name, "conformers", bench.make_geometries, molecule.prepared)
+
+    for molecule, ending, seconds in each(campaign, "conformers", lacking, work):
+        ledger.spend(molecule.members[0][0], seconds)
+        if isinstance(ending, Failure):
+            _settle_all(campaign, molecule, ending)
+        else:
+            ledger.keep_geometries(molecule.ligand_key, ending)
+
+
+def qm_tasks(campaign: Campaign, bench: Bench, molecule: Molecule) -> list[QMTask]:
+    """The calculations of one molecule, one per geometry."""
+    coords = campaign.ledger.geometries(molecule.ligand_key)
+    if coords is None:
+        return []
+    topology = build_topology(molecule.prepared.canonical)
+    return [
+        QMTask(
+            ligand_key=molecule.ligand_key,
+            atomic_numbers=topology.atomic_numbers,
+            coords=geometry,
+            total_charge=molecule.prepared.canonical.total_charge,
+            spec=bench.qm.spec,
+        )
+        for geometry in coords
+    ]
+
+
+def missing_tasks(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> list[QMTask]:
+    """The calculations that the store does not hold yet."""
+    return [
+        task
+        for molecule in some
+        for task in qm_tasks(campaign, bench, molecule)
+        if bench.qm.find(task) is None
+    ]
+
+
+def state_cost(campaign: Campaign, bench: Bench) -> None:
+    """Say what the QM will cost before it starts."""
+    tasks = missing_tasks(campaign, bench, molecules(campaign))
+    if not tasks:
+        campaign.watch.say(f"QM at {bench.qm.spec.level}: nothing to compute, all is in the store.")
+        return
+    seconds = bench.qm.estimate_seconds(tasks)
+    campaign.watch.say(
+        f"QM at {bench.qm.spec.level} ({bench.qm.spec.program}): {len(tasks)} calculations, "
+        f"estimated at {in_words(seconds)}."
+    )
+
+
+def in_words(seconds: float) -> str:
+    """A duration as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def compute_qm(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> None:
+    """Compute what is missing; a molecule with too few results is settled with its last failure."""
+    ledger = campaign.ledger
+    tasks = missing_tasks(campaign, bench, some)
+    campaign.watch.begin("qm", len(tasks))
+    payer = {molecule.ligand_key: molecule.members[0][0] for molecule in some}
+    failures: dict[str, Failure] = {}
+
+    def on_result(task: QMTask, ending: QMRecord | Failure) -> None:
+        campaign.watch.advance("qm")
+        if isinstance(ending, Failure):
+            failures[task.ligand_key] = ending
+        else:
+            seconds = dict(ending.provenance).get("seconds", "0")
+            ledger.spend(payer[task.ligand_key], float(seconds))
+
+    if tasks:
+        bench.qm.compute(tasks, on_result)
+    for molecule in some:
+        n_points = len(qm_tasks(campaign, bench, molecule))
+        n_found = len(_records(campaign, bench, molecule))
+        if n_found < min(MIN_REFERENCES, n_points):
+            _settle_all(campaign, molecule, _too_few(molecule, failures, n_found, n_points))
+
+
+def _too_few(molecule: Molecule, failures: dict[str, Failure], n_found: int, n_points: int) -> Failure:
+    last = failures.get(molecule.ligand_key)
+    if last is None:
+        error = QMError("the calculations gave no result; run again", kind="lost", retryable=True)
+        return failure_from_exception(error, ligand=molecule.name, stage="qm")
+    message = f"only {n_found} of {n_points} QM calculations succeeded; the last failure: {last.message}"
+    return Failure(
+        ligand=molecule.name,
+        stage="qm",
+        kind=last.kind,
+        message=message,
+        traceback=last.traceback,
+        retryable=last.retryable,
+    )
+
+
+def _records(campaign: Campaign, bench: Bench, molecule: Molecule) -> tuple[QMRecord, ...]:
+    found = (bench.qm.find(task) for task in qm_tasks(campaign, bench, molecule))
+    return tuple(record for record in found if record is not None)
+
+
+def tune(campaign: Campaign, bench: Bench) -> None:
+    """Fine-tune on all references together; what was tuned on other references is dropped.
+
+    The tuning is joint, so a ligand more or less changes the parameters of all: then all are delivered again.
+    """
+    ledger = campaign.ledger
+    some = molecules(campaign)
+    found = [_records(campaign, bench, molecule) for molecule in some]
+    digest = _digest(some, found)
+    if not some or digest == ledger.recall("references"):
+        return
+    references = [
+        Reference(
+            ligand=molecule.prepared.canonical,
+            topology=build_topology(molecule.prepared.canonical),
+            records=records,
+        )
+        for molecule, records in zip(some, found, strict=True)
+    ]
+    campaign.watch.begin("fine-tune", bench.n_steps)
+    fits = attempt(
+        "all ligands", "fine-tune", bench.fine_tune, references, lambda: campaign.watch.advance("fine-tune")
+    )
+    ledger.forget_deliveries()
+    if isinstance(fits, Failure):
+        for molecule in some:
+            _settle_all(campaign, molecule, fits)
+        return
+    kept = {
+        molecule.ligand_key: _fit_of(fit, len(records), len(qm_tasks(campaign, bench, molecule)))
+        for molecule, fit, records in zip(some, fits, found, strict=True)
+    }
+    ledger.replace_fits(digest, kept)
+
+
+def _digest(some: Sequence[Molecule], found: Sequence[tuple[QMRecord, ...]]) -> str:
+    text = "\n".join(
+        " ".join([molecule.ligand_key, *(record.task_key for record in records)])
+        for molecule, records in zip(some, found, strict=True)
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _fit_of(fit: LigandFit, n_qm: int, n_points: int) -> Fit:
+    return Fit(
+        parameters=fit.parameters,
+        kept=fit.kept,
+        n_qm=n_qm,
+        n_qm_failed=n_points - n_qm,
+        energy_rmse_before=fit.energy_rmse_before,
+        energy_rmse_after=fit.energy_rmse_after,
+        force_rmse_before=fit.force_rmse_before,
+        force_rmse_after=fit.force_rmse_after,
+    )
+
+
+def deliver_fits(campaign: Campaign, numbers: Iterable[int]) -> None:
+    """Write the files of these records from their fits, and settle each."""
+    ledger = campaign.ledger
+    numbers = list(numbers)
+    campaign.watch.begin("deliver", len(numbers))
+
+    def items() -> Iterable[tuple[str, Record, Prepared, Fit]]:
+        for number in numbers:
+            id_, record = ledger.record(number)
+            prepared = ledger.prepared(id_)
+            fit = ledger.fit(prepared.ligand_key) if prepared else None
+            if prepared is None or fit is None:
+                raise RuntimeError(f"record {number} has no fit: this is a bug in parmflow")
+            yield id_, record, prepared, fit
+
+    def work(item: tuple[str, Record, Prepared, Fit]) -> str | Failure:
+        id_, _, prepared, fit = item
+        return deliver_record(campaign, id_, prepared, fit.parameters)
+
+    for (id_, record, _, _), ending, seconds in each(campaign, "deliver", items(), work):
+        ledger.spend(id_, seconds)
+        settle(campaign, id_, record, ending)
+
+
+def write_fits(campaign: Campaign) -> None:
+    """Write fits.csv: the errors of every delivered record before and after, and how much QM they rest on."""
+    rows = []
+    for number in campaign.ledger.numbers(status="ok"):
+        id_, record = campaign.ledger.record(number)
+        prepared = campaign.ledger.prepared(id_)
+        fit = campaign.ledger.fit(prepared.ligand_key) if prepared else None
+        if fit is not None:
+            values = {"record": number, "name": record.name, "id": id_} | vars(fit)
+            rows.append([values[column] for column in FIT_COLUMNS])
+    write_csv(campaign.folder / "fits.csv", FIT_COLUMNS, rows)
+
+
+def refine(campaign: Campaign, bench: Bench) -> None:
+    """Run all phases on the whole library; a run in which every record is settled is left as it is."""
+    ledger = campaign.ledger
+    if ledger.numbers(status="undone"):
+        prepare(campaign, ledger.numbers(status="undone"))
+        foresee(campaign, molecules(campaign))
+        make_geometries(campaign, bench, molecules(campaign))
+        state_cost(campaign, bench)
+        compute_qm(campaign, bench, molecules(campaign))
+        tune(campaign, bench)
+        deliver_fits(campaign, ledger.numbers(status="undone"))
+    write_fits(campaign)
