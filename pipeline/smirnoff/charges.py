@@ -10,10 +10,12 @@ from pipeline.schema import FloatArray, Ligand
 from pipeline.smirnoff.force_field import LibraryCharge
 from pipeline.smirnoff.matching import Atoms, find_matches, match_whole, name_atoms
 
-TOTAL_TOLERANCE = 1e-6
+LIBRARY_TOLERANCE = 1e-6
 """elementary charges: how far library charges may be from the total charge"""
 ROUNDING_RESIDUE = 1e-4
 """elementary charges: what rounding to printed digits may leave in charges that are passed in"""
+SUMMATION_NOISE = 1e-12
+"""elementary charges: what float64 leaves of an exact sum; charges are then kept to the last digit"""
 
 
 def label_charges(
@@ -21,27 +23,32 @@ def label_charges(
 ) -> FloatArray:
     """Give the partial charges (n_atoms,) in e; their sum is the ligand's total charge.
 
-    Library charges are used when they cover every atom. Else `charges` are, whose sum may miss the total
-    charge by a residue of rounding, 1e-4 e, which is spread evenly. Raises ParametersError when there are
-    neither, or when the sum is off by more.
+    Library charges are used, as they are, when they cover every atom. Else `charges` are, whose sum may miss
+    the total charge by a residue of rounding, 1e-4 e, which is spread evenly. Raises ParametersError when
+    there are neither, or when the sum is off by more.
     """
+    n_atoms = mol.GetNumAtoms()
     covered = _match_library(library, mol)
-    if len(covered) == mol.GetNumAtoms():
-        found = np.array([covered[i] for i in range(mol.GetNumAtoms())])
-        tolerance, source = TOTAL_TOLERANCE, "LibraryCharges"
-    elif charges is None:
-        atoms = [i for i in range(mol.GetNumAtoms()) if i not in covered]
+    if len(covered) == n_atoms:
+        found = np.array([covered[i] for i in range(n_atoms)])
+        _residue(found, ligand.total_charge, LIBRARY_TOLERANCE, "LibraryCharges")
+        return found
+    if charges is None:
+        atoms = [i for i in range(n_atoms) if i not in covered]
         raise ParametersError(f"LibraryCharges: no charge for {name_atoms(mol, atoms[:4])}; pass charges in")
-    else:
-        found = np.array(charges, dtype=np.float64)
-        tolerance, source = ROUNDING_RESIDUE, "charges"
-    if found.shape != (mol.GetNumAtoms(),):
-        raise ParametersError(f"{source}: shape {found.shape} for {mol.GetNumAtoms()} atoms")
-    residue = ligand.total_charge - found.sum()
-    if not abs(residue) <= tolerance:  # also true for NaN
-        raise ParametersError(f"{source}: the sum is {found.sum():g}, not {ligand.total_charge:d}")
-    spread: FloatArray = found + residue / len(found)
-    return spread
+    given = np.array(charges, dtype=np.float64)
+    if given.shape != (n_atoms,):
+        raise ParametersError(f"charges: shape {given.shape} for {n_atoms} atoms")
+    residue = _residue(given, ligand.total_charge, ROUNDING_RESIDUE, "charges")
+    return given if abs(residue) <= SUMMATION_NOISE else given + residue / n_atoms
+
+
+def _residue(charges: FloatArray, total_charge: int, tolerance: float, source: str) -> float:
+    """What the charges lack of the total charge; more than the tolerance is an error, and so is NaN."""
+    residue = total_charge - float(charges.sum())
+    if not abs(residue) <= tolerance:
+        raise ParametersError(f"{source}: the sum is {charges.sum():g}, not {total_charge:d}")
+    return residue
 
 
 def _match_library(library: Sequence[LibraryCharge], mol: Chem.Mol) -> dict[int, float]:

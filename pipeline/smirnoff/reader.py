@@ -131,8 +131,10 @@ def _parse(source: str | Path) -> Element:
         root: Element = parser.close()
     except ParseError as error:
         raise _file_error(f"not well-formed XML: {error}") from error
-    except DefusedXmlException as error:
+    except DefusedXmlException as error:  # a ValueError itself, so before the next
         raise _file_error(f"a document type or an entity, which no force field needs: {error}") from error
+    except (LookupError, ValueError) as error:  # what expat's codecs raise
+        raise _file_error(f"an encoding that cannot be read: {error}") from error
     return root
 
 
