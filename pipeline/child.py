@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from pipeline.child_server import OUTPUT_NAME, Ending, Job, Reply, receive_frame, send_frame
 from pipeline.errors import ChildError
@@ -103,6 +103,14 @@ class Child(Generic[Result]):
 
     def result(self) -> Result:
         """Wait for the end of the job; return its value or raise its error."""
+        reply = self.reply()
+        if reply.error is None:
+            return cast(Result, reply.value)
+        reply.error.add_note(f"In the child process:\n{reply.traceback}")
+        raise reply.error
+
+    def reply(self) -> Reply:
+        """Wait for the end of the job; return what the function returned or raised, or raise ChildError."""
         self._connection.settimeout(self._wall_seconds + _GRACE_SECONDS)
         try:
             frame = receive_frame(self._connection)
@@ -111,24 +119,21 @@ class Child(Generic[Result]):
         if frame is None:
             raise ChildError("the child process and its supervisor vanished", kind="lost")
         ending: Ending = pickle.loads(frame)  # noqa: S301 - from our own child through a socketpair
-        return self._value_of(ending)
+        return self._reply_of(ending)
 
-    def _value_of(self, ending: Ending) -> Any:
+    def _reply_of(self, ending: Ending) -> Reply:
         if ending.cause == "time":
             message = f"stopped after its limit of {self._wall_seconds:g} s"
             raise ChildError(self._with_output(message), kind="time")
         if not ending.reply or os.waitstatus_to_exitcode(ending.status) != 0:
             raise self._death(ending)
         reply: Reply = pickle.loads(ending.reply)  # noqa: S301 - from our own child through a socketpair
-        if reply.error is None:
-            return reply.value
         if isinstance(reply.error, MemoryError):
             message = self._with_output("ran out of the memory it was allowed")
             raise ChildError(message, kind="memory") from reply.error
-        if not isinstance(reply.error, Exception):  # SystemExit must not end the parent
+        if isinstance(reply.error, SystemExit | KeyboardInterrupt | GeneratorExit):  # must not end the parent
             raise ChildError(f"ended with {reply.error!r}\n{reply.traceback}") from reply.error
-        reply.error.add_note(f"In the child process:\n{reply.traceback}")
-        raise reply.error
+        return reply
 
     def _death(self, ending: Ending) -> ChildError:
         code = os.waitstatus_to_exitcode(ending.status)
