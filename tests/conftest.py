@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 import torch
 from rdkit import Chem
+from rdkit.Chem import rdDistGeom
 
-from pipeline.schema import Ligand
+from pipeline.ligand import to_rdkit
+from pipeline.schema import FloatArray, IntArray, Ligand, MMParameters, Parametrized
+from pipeline.topology import build_topology
 
 torch.set_num_threads(1)
 
@@ -28,3 +32,67 @@ def _build(smiles: str, order: Sequence[int] | None = None) -> Ligand:
 def build_ligand() -> LigandBuilder:
     """SMILES (and an atom order) -> Ligand."""
     return _build
+
+
+def _symmetry_classes(mol: Chem.Mol) -> list[int]:
+    """Rank the atoms of the bare graph, without bond orders, charges and stereo; equivalent atoms tie."""
+    bare = Chem.RWMol(mol)
+    for atom in bare.GetAtoms():
+        atom.SetFormalCharge(0)
+        atom.SetIsAromatic(False)
+        atom.SetNoImplicit(True)
+        atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
+    for bond in bare.GetBonds():
+        bond.SetIsAromatic(False)
+        bond.SetStereo(Chem.BondStereo.STEREONONE)
+        bond.SetBondType(Chem.BondType.SINGLE)
+    return list(Chem.CanonicalRankAtoms(bare, breakTies=False, includeChirality=False))
+
+
+def _draw(classes: list[int], rows: IntArray, seed: int, low: list[float], high: list[float]) -> FloatArray:
+    """Uniform numbers per row, the same for equivalent rows, in any atom order: (n_rows, len(low))."""
+    values = []
+    for row in rows.tolist():
+        forward = [classes[atom] for atom in row]
+        key = min(forward, forward[::-1])
+        values.append(np.random.default_rng([seed, len(row), *key]).uniform(low, high))
+    return np.array(values).reshape(len(rows), len(low))
+
+
+def _parametrize(ligand: Ligand, coords: FloatArray | None = None, seed: int = 0) -> Parametrized:
+    """Give a ligand random physical parameters, symmetric where its graph is, and a conformer."""
+    mol, topology = to_rdkit(ligand), build_topology(ligand)
+    classes = _symmetry_classes(mol)
+    if coords is None:
+        assert rdDistGeom.EmbedMolecule(mol, randomSeed=seed + 1, useRandomCoords=True) == 0
+        coords = mol.GetConformer().GetPositions()
+    atoms = np.arange(topology.n_atoms)[:, None]
+    charge, sigma, epsilon = _draw(classes, atoms, seed, [-0.8, 2.0, 0.01], [0.8, 3.5, 0.2]).T
+    bond_k, bond_length = _draw(classes, topology.bonds, seed, [400, 1.0], [1200, 1.6]).T
+    angle_k, angle_theta = _draw(classes, topology.angles, seed, [60, 1.6], [250, 2.3]).T
+    per_centre = _draw(classes, topology.impropers[::3, 1:2], seed + 1, [-1, -2], [1, 2])
+    parameters = MMParameters(
+        bond_k=bond_k,
+        bond_length=bond_length,
+        angle_k=angle_k,
+        angle_theta=angle_theta,
+        proper_k=_draw(classes, topology.propers, seed, [-3.0] * 6, [3.0] * 6),
+        improper_k=np.repeat(per_centre, 3, axis=0),
+        charge=charge + (ligand.total_charge - charge.sum()) / len(charge),
+        sigma=sigma,
+        epsilon=epsilon,
+    )
+    return Parametrized(
+        id="ligand-0123456789",
+        ligand=ligand,
+        topology=topology,
+        parameters=parameters,
+        coords=coords,
+        provenance=(("model", "random/1"),),
+    )
+
+
+@pytest.fixture(scope="session")
+def parametrize_ligand() -> Callable[..., Parametrized]:
+    """Ligand (and coordinates, a seed) -> Parametrized with random, symmetric, physical parameters."""
+    return _parametrize
