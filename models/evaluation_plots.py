@@ -39,7 +39,7 @@ def write_plots(scores: Sequence[Scores], examples: Sequence[QMExample], out: Pa
 
 def draw_parity(scores: Sequence[Scores]) -> Figure:
     """Draw a histogram of MM against QM relative energy of every point, a panel per method."""
-    figure = Figure(figsize=(4.2 * len(scores), 4.2), layout="constrained")
+    figure = Figure(figsize=(4.4 * len(scores) + 1, 4.6), layout="constrained")
     panels = figure.subplots(1, len(scores), squeeze=False)[0]
     edges = np.arange(MIN_ENERGY, MAX_ENERGY + GRAIN, GRAIN)
     for axes, method in zip(panels, scores, strict=True):
@@ -51,7 +51,7 @@ def draw_parity(scores: Sequence[Scores]) -> Figure:
         mesh = axes.pcolormesh(edges, edges, image, cmap="viridis")
         axes.plot([0, MAX_ENERGY], [0, MAX_ENERGY], color="black", linewidth=0.8)
         axes.set(xlim=(-1, MAX_ENERGY), ylim=(MIN_ENERGY, MAX_ENERGY))
-        axes.set(title=method.method, xlabel="QM energy / kcal/mol", aspect="equal")
+        axes.set(title=method.method, xlabel="QM energy / kcal/mol", box_aspect=1)
         outside = np.mean((mm < edges[0]) | (mm > edges[-1]) | (qm > edges[-1]))
         axes.text(
             0.03, 0.96, f"{100 * outside:.1f} % outside", transform=axes.transAxes, va="top", fontsize=8
@@ -99,7 +99,8 @@ def draw_torsions(
         axes.set_xlabel("dihedral / degree")
     for axes in grid[:, 0]:
         axes.set_ylabel("energy / kcal/mol")
-    grid[0, 0].legend(fontsize=8, loc="upper right", framealpha=0.9)
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names))
     return figure
 
 
