@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pipeline.errors import OutputFolderError
 from pipeline.ledger import Ledger, Prepared
 from pipeline.library import Record
 from pipeline.names import record_id, shard_of
 from pipeline.outcome import Failure, Outcome
-from pipeline.outcomes_table import write_json, write_outcomes
+from pipeline.outcomes_table import write_outcomes
 from pipeline.parametrize import attempt
 from pipeline.schema import FloatArray, MMParameters
 
@@ -88,29 +88,45 @@ def open_ledger(folder: Path) -> Ledger:
         raise OutputFolderError(f"{folder}: cannot be written ({error.strerror or error})") from error
 
 
-def begin_run(campaign: Campaign, identity: dict[str, object], records: Iterable[Record]) -> None:
-    """Take the library in and drop whatever an earlier run in this folder computed under other conditions.
+def compare_identity(campaign: Campaign, identity: dict[str, Any]) -> None:
+    """Drop everything that an earlier run in this folder computed under other conditions, and say so.
 
-    `identity` is all that decides results besides the library. It is compared, said where it differs, and
-    written to run.json.
+    `identity` is all that decides results besides the library: command, settings, model, programs.
     """
-    ledger, watch = campaign.ledger, campaign.watch
+    ledger = campaign.ledger
     before = json.loads(ledger.recall("identity", "null"))
-    now = json.loads(json.dumps(identity, default=str))
-    folders = []
+    now = json.loads(json.dumps(identity))
     if before is not None and before != now:
-        differing = ", ".join(_differences(before, now))
-        watch.say(f"{campaign.folder} holds a run that differs in {differing}; everything is computed anew.")
-        folders += ledger.forget_everything()
+        campaign.watch.say(
+            f"{campaign.folder} holds a run that differs in {'; '.join(_differences(before, now))}. "
+            "Everything is computed anew; QM results stay in the store."
+        )
+        _remove_ligand_folders(campaign, ledger.forget_everything())
     ledger.remember("identity", json.dumps(now, sort_keys=True))
-    n_new, n_gone, gone = ledger.take_in(_identified(records))
-    if before is not None and (n_new or n_gone):
-        watch.say(f"The library differs from the run in {campaign.folder}: {n_new} new, {n_gone} gone.")
-    _remove_ligand_folders(campaign, folders + gone)
-    if ledger.numbers(status="undone"):
-        _remove_tables(campaign)
-    n_records = ledger.n_records()
-    write_json(campaign.folder / "run.json", now | {"n_records": n_records})
+
+
+def take_in(campaign: Campaign, records: Iterable[Record]) -> None:
+    """Make these records the run's library; what is gone from it goes from the folder."""
+    ledger = campaign.ledger
+    n_before = ledger.n_records()
+    n_new, n_gone, folders = ledger.take_in(_identified(records))
+    if n_before and (n_new or n_gone):
+        campaign.watch.say(
+            f"The library differs from that of the run in {campaign.folder}: {n_new} records new, {n_gone} gone."
+        )
+    _remove_ligand_folders(campaign, folders)
+
+
+def begin_work(campaign: Campaign) -> list[int]:
+    """Numbers of the records still to do; with any, the tables of an earlier end are taken away."""
+    undone = campaign.ledger.numbers(status="undone")
+    n_records = campaign.ledger.n_records()
+    if undone:
+        for name in ("outcomes.csv", "outcomes.parquet", "fits.csv"):
+            (campaign.folder / name).unlink(missing_ok=True)
+    if len(undone) < n_records:
+        campaign.watch.say(f"{n_records - len(undone)} of {n_records} records are done already.")
+    return undone
 
 
 def _differences(before: object, now: object, where: str = "") -> list[str]:
@@ -138,12 +154,6 @@ def _identified(records: Iterable[Record]) -> Iterator[tuple[str, Record]]:
 def _remove_ligand_folders(campaign: Campaign, folders: Iterable[str]) -> None:
     for folder in folders:
         shutil.rmtree(campaign.folder / folder, ignore_errors=True)
-
-
-def _remove_tables(campaign: Campaign) -> None:
-    """Take away the tables of an earlier end, so that no reader mistakes them for this run's."""
-    for name in ("outcomes.csv", "outcomes.parquet", "fits.csv"):
-        (campaign.folder / name).unlink(missing_ok=True)
 
 
 def finish_run(campaign: Campaign) -> list[Outcome]:

@@ -7,7 +7,7 @@ phases talk only through the ledger and the QM store, so each can run on a part 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -60,8 +60,8 @@ class QMBench(Protocol):
     def spec(self) -> QMSpec:
         """The level of theory."""
 
-    def find(self, task: QMTask) -> QMRecord | None:
-        """A result already in the store."""
+    def find(self, keys: Iterable[str]) -> Mapping[str, QMRecord]:
+        """Results by task key; keys that the store lacks are absent."""
 
     def estimate_seconds(self, tasks: Sequence[QMTask]) -> float:
         """Wall time that tasks will take."""
@@ -180,12 +180,12 @@ def qm_tasks(campaign: Campaign, bench: Bench, molecule: Molecule) -> list[QMTas
 
 def missing_tasks(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> list[QMTask]:
     """The calculations that the store does not hold yet."""
-    return [
-        task
-        for molecule in some
-        for task in qm_tasks(campaign, bench, molecule)
-        if bench.qm.find(task) is None
-    ]
+    missing = []
+    for molecule in some:
+        tasks = {task.key: task for task in qm_tasks(campaign, bench, molecule)}
+        found = bench.qm.find(tasks)
+        missing += [task for key, task in tasks.items() if key not in found]
+    return missing
 
 
 def state_cost(campaign: Campaign, bench: Bench) -> None:
@@ -221,14 +221,14 @@ def compute_qm(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> No
         if isinstance(ending, Failure):
             failures[task.ligand_key] = ending
         else:
-            seconds = dict(ending.provenance).get("seconds", "0")
+            seconds = dict(ending.provenance).get("wall_seconds", "0")
             ledger.spend(payer[task.ligand_key], float(seconds))
 
     if tasks:
         bench.qm.compute(tasks, on_result)
     for molecule in some:
         n_points = len(qm_tasks(campaign, bench, molecule))
-        n_found = len(_records(campaign, bench, molecule))
+        n_found = len(find_records(campaign, bench, molecule))
         if n_found < min(MIN_REFERENCES, n_points):
             _settle_all(campaign, molecule, _too_few(molecule, failures, n_found, n_points))
 
@@ -249,9 +249,11 @@ def _too_few(molecule: Molecule, failures: dict[str, Failure], n_found: int, n_p
     )
 
 
-def _records(campaign: Campaign, bench: Bench, molecule: Molecule) -> tuple[QMRecord, ...]:
-    found = (bench.qm.find(task) for task in qm_tasks(campaign, bench, molecule))
-    return tuple(record for record in found if record is not None)
+def find_records(campaign: Campaign, bench: Bench, molecule: Molecule) -> tuple[QMRecord, ...]:
+    """The results of one molecule that the store holds, in the order of its geometries."""
+    keys = [task.key for task in qm_tasks(campaign, bench, molecule)]
+    found = bench.qm.find(keys)
+    return tuple(found[key] for key in keys if key in found)
 
 
 def tune(campaign: Campaign, bench: Bench) -> None:
@@ -261,7 +263,7 @@ def tune(campaign: Campaign, bench: Bench) -> None:
     """
     ledger = campaign.ledger
     some = molecules(campaign)
-    found = [_records(campaign, bench, molecule) for molecule in some]
+    found = [find_records(campaign, bench, molecule) for molecule in some]
     digest = _digest(some, found)
     if not some or digest == ledger.recall("references"):
         return

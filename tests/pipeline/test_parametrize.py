@@ -1,0 +1,264 @@
+"""The straight line of a batch: one outcome per record, whatever happens, and never the same work twice."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from rdkit import Chem
+from rdkit.Chem import AllChem
+
+from pipeline.campaign import (
+    Campaign,
+    assign,
+    begin_work,
+    compare_identity,
+    finish_run,
+    open_ledger,
+    take_in,
+)
+from pipeline.errors import OutputFolderError, StoreError
+from pipeline.library import read_library
+from pipeline.outcome import Failure
+from pipeline.parametrize import StraightLine, attempt
+from pipeline.schema import MMParameters
+from pipeline.settings import Settings
+
+LIBRARY = """CCO ethanol
+CC(=O)[O-].[Na+] salt
+OCC ethanol-again
+not-a-smiles broken
+C=O formaldehyde
+"""
+
+
+class ConstantPredictor:
+    """One value per kind of term, so that atoms told apart by order would show."""
+
+    name, version, sha256 = "constant", "1", "0" * 64
+
+    def __init__(self):
+        self.asked = []
+
+    def predict(self, ligand, topology):
+        self.asked.append(ligand.mapped_smiles)
+        n_atoms = topology.n_atoms
+        # Charges that differ by element, with the exact sum.
+        charge = topology.atomic_numbers - topology.atomic_numbers.mean()
+        charge = 0.01 * charge
+        charge[-1] -= charge.sum() - ligand.total_charge
+        return MMParameters(
+            bond_k=np.full(len(topology.bonds), 600.0),
+            bond_length=1.0 + 0.01 * topology.atomic_numbers[topology.bonds].sum(axis=1),
+            angle_k=np.full(len(topology.angles), 100.0),
+            angle_theta=np.full(len(topology.angles), 1.9),
+            proper_k=np.full((len(topology.propers), 6), 0.1),
+            improper_k=np.full((len(topology.impropers), 2), 0.3),
+            charge=charge,
+            sigma=np.full(n_atoms, 3.0),
+            epsilon=np.full(n_atoms, 0.1),
+        )
+
+
+class SilentWatch:
+    """Keeps what was said."""
+
+    def __init__(self):
+        self.said = []
+
+    def begin(self, stage, total):
+        pass
+
+    def advance(self, stage):
+        pass
+
+    def say(self, sentence):
+        self.said.append(sentence)
+
+
+def call_here(function, *args, limits):
+    return function(*args)
+
+
+@pytest.fixture
+def library(tmp_path):
+    path = tmp_path / "library.smi"
+    path.write_text(LIBRARY)
+    return path
+
+
+def make_campaign(folder, *, predictor=None, isolate=call_here):
+    line = StraightLine(
+        predictor=predictor or ConstantPredictor(), settings=Settings(), provenance=(), isolate=isolate
+    )
+    ticks = itertools.count()
+    return Campaign(
+        folder=folder,
+        ledger=open_ledger(folder),
+        line=line,
+        watch=SilentWatch(),
+        clock=lambda: float(next(ticks)),
+        jobs=2,
+    )
+
+
+def run(campaign, *libraries, identity=None):
+    compare_identity(campaign, identity or {"model": "constant"})
+    take_in(campaign, read_library(list(libraries)))
+    assign(campaign, begin_work(campaign))
+    return finish_run(campaign)
+
+
+def test_every_record_has_one_outcome_in_input_order(tmp_path, library):
+    """Three good records around a salt and a broken line: five rows, two failed with their reasons."""
+    outcomes = run(make_campaign(tmp_path / "out"), library)
+    assert [outcome.record for outcome in outcomes] == [1, 2, 3, 4, 5]
+    assert [outcome.status for outcome in outcomes] == ["ok", "failed", "ok", "failed", "ok"]
+    assert [outcome.kind for outcome in outcomes if outcome.status == "failed"] == ["salt", "unreadable"]
+    for outcome in outcomes:
+        assert (outcome.folder != "") == (outcome.status == "ok")
+        if outcome.folder:
+            assert (tmp_path / "out" / outcome.folder / "check.json").is_file()
+
+
+def test_one_molecule_drawn_twice_gets_equal_parameters_in_each_order(tmp_path, library):
+    """CCO and OCC: charges equal to the last bit after mapping by element and neighbours."""
+    campaign = make_campaign(tmp_path / "out")
+    first, _, second, *_ = run(campaign, library)
+    sorted_charges = []
+    for outcome, heavy in ((first, [6, 6, 8]), (second, [8, 6, 6])):
+        values = json.loads((tmp_path / "out" / outcome.folder / "parameters.json").read_text())
+        assert [atom["atomic_number"] for atom in values["atoms"]][:3] == heavy
+        sorted_charges.append(sorted(atom["charge"] for atom in values["atoms"]))
+    assert sorted_charges[0] == sorted_charges[1]
+    asked = campaign.line.predictor.asked
+    assert asked[0] == asked[1]
+
+
+def test_a_finished_folder_is_not_computed_again(tmp_path, library):
+    """The second run asks the predictor nothing and leaves the tables byte-equal."""
+    run(make_campaign(tmp_path / "out"), library)
+    before = (tmp_path / "out" / "outcomes.csv").read_bytes()
+    again = make_campaign(tmp_path / "out")
+    run(again, library)
+    assert again.line.predictor.asked == []
+    assert (tmp_path / "out" / "outcomes.csv").read_bytes() == before
+
+
+def test_an_interrupted_run_goes_on_with_what_is_undone(tmp_path, library):
+    """Ctrl-C at the third prediction: it passes the boundary, and the next run does only the rest."""
+
+    class Interrupted(ConstantPredictor):
+        def predict(self, ligand, topology):
+            if len(self.asked) == 2:
+                raise KeyboardInterrupt
+            return super().predict(ligand, topology)
+
+    out = tmp_path / "out"
+    interrupted = make_campaign(out, predictor=Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupted, library)
+    assert not (out / "outcomes.csv").exists()
+    n_done = len(interrupted.ledger.outcomes())
+    assert n_done < 5
+    n_good_done = len(interrupted.ledger.numbers(status="ok"))
+    interrupted.ledger.close()
+
+    resumed = make_campaign(out)
+    outcomes = run(resumed, library)
+    assert [outcome.status for outcome in outcomes] == ["ok", "failed", "ok", "failed", "ok"]
+    assert len(resumed.line.predictor.asked) == 3 - n_good_done
+
+
+def test_another_model_recomputes_everything_and_says_so(tmp_path, library):
+    """A run with another identity in the same folder: the difference is named, no file of the first stays."""
+    out = tmp_path / "out"
+    first = run(make_campaign(out), library, identity={"model": {"name": "a"}})
+    again = make_campaign(out)
+    (out / first[0].folder / "stray").write_text("from the first run")
+    run(again, library, identity={"model": {"name": "b"}})
+    assert any("model.name (a -> b)" in sentence for sentence in again.watch.said)
+    assert len(again.line.predictor.asked) == 3
+    assert not (out / first[0].folder / "stray").exists()
+
+
+def test_a_changed_library_computes_only_what_is_new(tmp_path, library):
+    """One record replaced: one prediction, the old one's folder gone, the new order kept."""
+    out = tmp_path / "out"
+    before = run(make_campaign(out), library)
+    library.write_text(LIBRARY.replace("CCO ethanol\n", "CN methylamine\n"))
+    again = make_campaign(out)
+    after = run(again, library)
+    assert len(again.line.predictor.asked) == 1
+    assert not (out / before[0].folder).exists()
+    assert [outcome.name for outcome in after] == [
+        "methylamine",
+        "salt",
+        "ethanol-again",
+        "broken",
+        "formaldehyde",
+    ]
+
+
+def test_a_ligand_for_which_the_model_is_absurd_fails_with_the_numbers(tmp_path, library):
+    """Infinite bond constants do not pass the check; the ligand fails at `predict`, nothing is delivered."""
+
+    class Absurd(ConstantPredictor):
+        def predict(self, ligand, topology):
+            good = super().predict(ligand, topology)
+            bad = np.where(np.arange(len(good.bond_k)) == 0, np.inf, good.bond_k)
+            return MMParameters(**{**vars(good), "bond_k": bad})
+
+    outcomes = run(make_campaign(tmp_path / "out", predictor=Absurd()), library)
+    assert [(outcome.stage, outcome.kind) for outcome in outcomes if outcome.record in (1, 3, 5)] == [
+        ("predict", "parameters")
+    ] * 3
+    assert not list((tmp_path / "out").glob("ligands/*/*"))
+
+
+def test_two_equal_records_are_two_ligands_with_two_folders(tmp_path):
+    """The same line twice: two ids, two folders, two rows."""
+    path = tmp_path / "twice.smi"
+    path.write_text("C methane\nC methane\n")
+    first, second = run(make_campaign(tmp_path / "out"), path)
+    assert first.id != second.id
+    assert (tmp_path / "out" / first.folder).is_dir()
+    assert (tmp_path / "out" / second.folder).is_dir()
+
+
+def test_the_boundary_keeps_what_is_about_a_ligand_and_passes_what_is_not():
+    """A ZeroDivisionError becomes a Failure; Ctrl-C and a full disk pass."""
+
+    def fail(error):
+        raise error
+
+    failure = attempt("x", "predict", fail, ZeroDivisionError("1/0"))
+    assert isinstance(failure, Failure)
+    assert (failure.ligand, failure.stage, failure.kind) == ("x", "predict", "unexpected")
+    assert "ZeroDivisionError" in failure.traceback
+    for error in (KeyboardInterrupt(), OutputFolderError("disk full"), StoreError("disk full")):
+        with pytest.raises(type(error)):
+            attempt("x", "deliver", fail, error)
+
+
+def test_a_folder_that_holds_something_else_is_refused_untouched(tmp_path):
+    """A non-empty folder without a ledger is somebody's data."""
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputFolderError, match="holds no parmflow run"):
+        open_ledger(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_3d_record_keeps_its_pose(tmp_path):
+    """An SDF record's own coordinates are delivered to 1e-4 angstrom, the precision of a molblock."""
+
+    mol = Chem.AddHs(Chem.MolFromSmiles("OCC(N)=O"))
+    AllChem.EmbedMolecule(mol, randomSeed=11)
+    path = tmp_path / "posed.sdf"
+    with Chem.SDWriter(str(path)) as writer:
+        writer.write(mol)
+    (outcome,) = run(make_campaign(tmp_path / "out"), path)
+    delivered = Chem.MolFromMolFile(str(tmp_path / "out" / outcome.folder / "ligand.sdf"), removeHs=False)
+    np.testing.assert_allclose(
+        delivered.GetConformer().GetPositions(), mol.GetConformer().GetPositions(), atol=1e-4
+    )
