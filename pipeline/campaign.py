@@ -112,7 +112,7 @@ def take_in(campaign: Campaign, records: Iterable[Record]) -> None:
     n_new, n_gone, folders = ledger.take_in(_identified(records))
     if n_before and (n_new or n_gone):
         campaign.watch.say(
-            f"The library differs from that of the run in {campaign.folder}: {n_new} records new, {n_gone} gone."
+            f"The library is not that of the run in {campaign.folder}: {n_new} records new, {n_gone} gone."
         )
     _remove_ligand_folders(campaign, folders)
 

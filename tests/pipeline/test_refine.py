@@ -1,0 +1,284 @@
+"""Refine: QM once per molecule, joint tuning, the same result however often it is interrupted."""
+
+import csv
+import itertools
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from pipeline.campaign import Campaign, begin_work, compare_identity, finish_run, open_ledger, take_in
+from pipeline.errors import QMError
+from pipeline.library import read_library
+from pipeline.outcome import failure_from_exception
+from pipeline.parametrize import StraightLine
+from pipeline.refine import Bench, in_words, refine
+from pipeline.schema import MMParameters, QMRecord, QMSpec
+from pipeline.settings import Settings, build_settings
+
+LIBRARY = "CCO ethanol\nCC(=O)[O-].[Na+] salt\nOCC ethanol-again\nC=O formaldehyde\nCN methylamine\n"
+N_POINTS = 4
+
+
+class ConstantPredictor:
+    """One value per kind of term."""
+
+    name, version, sha256 = "constant", "1", "0" * 64
+
+    def predict(self, ligand, topology):
+        n_atoms = topology.n_atoms
+        return MMParameters(
+            bond_k=np.full(len(topology.bonds), 600.0),
+            bond_length=np.full(len(topology.bonds), 1.2),
+            angle_k=np.full(len(topology.angles), 100.0),
+            angle_theta=np.full(len(topology.angles), 1.9),
+            proper_k=np.full((len(topology.propers), 6), 0.1),
+            improper_k=np.full((len(topology.impropers), 2), 0.3),
+            charge=np.full(n_atoms, ligand.total_charge / n_atoms),
+            sigma=np.full(n_atoms, 3.0),
+            epsilon=np.full(n_atoms, 0.1),
+        )
+
+
+class SilentWatch:
+    """Keeps what was said."""
+
+    def __init__(self):
+        self.said = []
+
+    def begin(self, stage, total):
+        pass
+
+    def advance(self, stage):
+        pass
+
+    def say(self, sentence):
+        self.said.append(sentence)
+
+
+class SpringBench:
+    """QM of a world in which every atom hangs on a spring at the origin; fails or stops where told."""
+
+    spec = QMSpec(program="spring", method="spring", basis=None, dispersion=None)
+
+    def __init__(self, store=None):
+        self.store = {} if store is None else store
+        self.n_computed = 0
+        self.stop_after = None
+        self.failing_atoms = None
+
+    def find(self, keys):
+        return {key: self.store[key] for key in keys if key in self.store}
+
+    def estimate_seconds(self, tasks):
+        return 2.0 * len(tasks)
+
+    def compute(self, tasks, on_result):
+        for task in tasks:
+            if self.n_computed == self.stop_after:
+                raise KeyboardInterrupt
+            if len(task.atomic_numbers) == self.failing_atoms:
+                error = QMError("the SCF did not converge", kind="scf", retryable=True)
+                on_result(task, failure_from_exception(error, ligand=task.ligand_key, stage="qm"))
+                continue
+            self.n_computed += 1
+            record = QMRecord(
+                task_key=task.key,
+                ligand_key=task.ligand_key,
+                spec=task.spec,
+                coords=task.coords,
+                energy=float((task.coords**2).sum()),
+                gradient=2 * task.coords,
+                provenance=(("wall_seconds", "7"),),
+            )
+            self.store[task.key] = record
+            on_result(task, record)
+
+
+@dataclass
+class ScaledFit:
+    """A fit whose bond constants tell on how many references and points it rests."""
+
+    parameters: MMParameters
+    kept: str = "fine-tuned"
+    energy_rmse_before: float = 2.0
+    energy_rmse_after: float = 1.0
+    force_rmse_before: float = 8.0
+    force_rmse_after: float = 6.0
+
+
+def tune_by_scaling(references, ring):
+    ring()
+    n_points = sum(len(reference.records) for reference in references)
+    fits = []
+    for reference in references:
+        shipped = ConstantPredictor().predict(reference.ligand, reference.topology)
+        values = {**vars(shipped), "bond_k": shipped.bond_k + n_points}
+        fits.append(ScaledFit(parameters=MMParameters(**values)))
+    return fits
+
+
+def call_here(function, *args, limits):
+    return function(*args)
+
+
+class Run:
+    """One process' worth of a run: a fresh campaign on the folder, a bench on the shared store."""
+
+    def __init__(self, out, library, store, *, tune=tune_by_scaling):
+        settings = build_settings({"qm": {"n_points": N_POINTS}, "conformers": {"n_embed": 2}})
+        line = StraightLine(
+            predictor=ConstantPredictor(), settings=settings, provenance=(), isolate=call_here
+        )
+        ticks = itertools.count()
+        self.qm = SpringBench(store)
+        self.tuned = []
+        self.library = library
+        self.campaign = Campaign(
+            folder=out,
+            ledger=open_ledger(out),
+            line=line,
+            watch=SilentWatch(),
+            clock=lambda: 0.001 * next(ticks),
+            jobs=1,
+        )
+
+        def tune_and_count(references, ring):
+            self.tuned.append(len(references))
+            return tune(references, ring)
+
+        self.bench = Bench(
+            qm=self.qm, make_geometries=line.make_geometries, fine_tune=tune_and_count, n_steps=1
+        )
+
+    def go(self):
+        compare_identity(self.campaign, {"settings": Settings().model_dump(mode="json")})
+        take_in(self.campaign, read_library([self.library]))
+        begin_work(self.campaign)
+        refine(self.campaign, self.bench)
+        return finish_run(self.campaign)
+
+
+@pytest.fixture
+def library(tmp_path):
+    path = tmp_path / "library.smi"
+    path.write_text(LIBRARY)
+    return path
+
+
+def delivered(out, outcomes):
+    return {o.id: (out / o.folder / "parameters.json").read_bytes() for o in outcomes if o.folder}
+
+
+def test_a_molecule_that_comes_twice_is_computed_once_and_delivered_twice(tmp_path, library):
+    """Four good records of three molecules: 3 x 4 calculations, 3 fits, 4 deliveries of tuned numbers."""
+    run = Run(tmp_path / "out", library, {})
+    outcomes = run.go()
+    assert [o.status for o in outcomes] == ["ok", "failed", "ok", "ok", "ok"]
+    assert run.qm.n_computed == 3 * N_POINTS
+    assert run.tuned == [3]
+    for content in delivered(tmp_path / "out", outcomes).values():
+        assert json.loads(content)["bonds"][0]["k"] == pytest.approx(600.0 + 3 * N_POINTS, rel=1e-12)
+
+
+def test_the_cost_is_said_before_the_first_calculation(tmp_path, library):
+    """Twelve tasks of two seconds: 24 s are announced, and only then QM runs."""
+    run = Run(tmp_path / "out", library, {})
+    run.qm.stop_after = 0
+    with pytest.raises(KeyboardInterrupt):
+        run.go()
+    assert any("12 calculations, estimated at 24 s" in sentence for sentence in run.campaign.watch.said)
+
+
+def test_fits_are_tabled_per_record(tmp_path, library):
+    """fits.csv: a row per delivered record with errors before and after and the count of QM results."""
+    Run(tmp_path / "out", library, {}).go()
+    with (tmp_path / "out" / "fits.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["record"] for row in rows] == ["1", "3", "4", "5"]
+    assert {(r["n_qm"], r["energy_rmse_before"], r["energy_rmse_after"]) for r in rows} == {("4", "2", "1")}
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 5, 11])
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, library, stop_after):
+    """Stopped after some calculations and started again: no result computed twice, parameters byte-equal."""
+    whole = Run(tmp_path / "whole", library, {}).go()
+    store = {}
+    first = Run(tmp_path / "out", library, store)
+    first.qm.stop_after = stop_after
+    with pytest.raises(KeyboardInterrupt):
+        first.go()
+    assert not (tmp_path / "out" / "outcomes.csv").exists()
+    first.campaign.ledger.close()
+    second = Run(tmp_path / "out", library, store)
+    outcomes = second.go()
+    assert first.qm.n_computed + second.qm.n_computed == 3 * N_POINTS
+    assert delivered(tmp_path / "out", outcomes) == delivered(tmp_path / "whole", whole)
+
+
+def test_a_finished_refinement_computes_and_tunes_nothing(tmp_path, library):
+    """The same command on a finished folder only writes the same tables."""
+    store = {}
+    Run(tmp_path / "out", library, store).go()
+    tables = [(tmp_path / "out" / name).read_bytes() for name in ("outcomes.csv", "fits.csv")]
+    again = Run(tmp_path / "out", library, store)
+    again.go()
+    assert (again.qm.n_computed, again.tuned) == (0, [])
+    assert tables == [(tmp_path / "out" / name).read_bytes() for name in ("outcomes.csv", "fits.csv")]
+
+
+def test_a_ligand_more_tunes_all_again_with_only_its_own_qm(tmp_path, library):
+    """Joint tuning: a fourth molecule costs its own calculations and changes everyone's parameters."""
+    store = {}
+    Run(tmp_path / "out", library, store).go()
+    library.write_text(LIBRARY + "CO methanol\n")
+    more = Run(tmp_path / "out", library, store)
+    outcomes = more.go()
+    assert more.qm.n_computed == N_POINTS
+    assert more.tuned == [4]
+    for content in delivered(tmp_path / "out", outcomes).values():
+        assert json.loads(content)["bonds"][0]["k"] == pytest.approx(600.0 + 4 * N_POINTS, rel=1e-12)
+
+
+def test_failed_qm_fails_its_ligand_only_and_can_be_retried(tmp_path, library):
+    """Formaldehyde (4 atoms) does not converge: its row says so; retried with a better engine all is well."""
+    store = {}
+    first = Run(tmp_path / "out", library, store)
+    first.qm.failing_atoms = 4
+    outcomes = first.go()
+    failed = outcomes[3]
+    assert (failed.status, failed.stage, failed.kind) == ("failed", "qm", "scf")
+    assert "0 of 4" in failed.message
+    assert first.tuned == [2]
+    second = Run(tmp_path / "out", library, store)
+    assert second.campaign.ledger.forget_failures(only_retryable=True) == 1
+    assert [o.status for o in second.go()] == ["ok", "failed", "ok", "ok", "ok"]
+    assert second.qm.n_computed == N_POINTS
+    assert second.tuned == [3]
+
+
+def test_a_broken_fine_tuner_fails_every_ligand_with_its_reason(tmp_path, library):
+    """No silent fallback to shipped parameters: the rows say `fine-tune`, nothing is delivered."""
+
+    def broken(references, ring):
+        raise FloatingPointError("the loss is not finite")
+
+    outcomes = Run(tmp_path / "out", library, {}, tune=broken).go()
+    assert {o.stage for o in outcomes if o.record != 2} == {"fine-tune"}
+    assert all("not finite" in o.message for o in outcomes if o.record != 2)
+    assert not list((tmp_path / "out").glob("ligands/*/*"))
+
+
+def test_seconds_include_the_qm_of_the_record_that_paid_for_it(tmp_path, library):
+    """Ethanol's first record paid 4 x 7 s; its second record paid none of it."""
+    outcomes = Run(tmp_path / "out", library, {}).go()
+    assert outcomes[0].seconds > 28 > outcomes[2].seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(5, "5 s"), (89, "89 s"), (120, "2 min"), (5399, "90 min"), (7200, "2.0 h")]
+)
+def test_durations_read_as_people_say_them(seconds, words):
+    """Seconds below 90, minutes below 90, hours beyond."""
+    assert in_words(seconds) == words
