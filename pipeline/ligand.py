@@ -16,6 +16,7 @@ from pipeline.errors import LigandError, RecordError, RefusedLigandError
 from pipeline.library import Record
 from pipeline.refusals import (
     check_atoms,
+    check_bonds,
     check_metals,
     check_size,
     check_stereo,
@@ -23,9 +24,10 @@ from pipeline.refusals import (
     keep_one_fragment,
     name_atoms,
 )
+from pipeline.resonance import resonance_forms
 from pipeline.schema import Conformers, FloatArray, IntArray, Ligand
 from pipeline.settings import LigandRules
-from pipeline.stereo import resonance_forms
+from pipeline.stereo import forget_inverting_nitrogen
 
 PERCEPTION_VERSION = "1"
 """Part of every ligand key: changes when the rules below, or a new RDKit, would name a molecule otherwise."""
@@ -74,6 +76,8 @@ def _mapped_smiles(mol: Chem.Mol) -> str:
     mapped.RemoveAllConformers()
     for atom in mapped.GetAtoms():
         atom.SetAtomMapNum(atom.GetIdx() + 1)
+        # Else RDKit may write a meso ring as its mirror image, which for labelled atoms is another molecule.
+        atom.ClearProp("_ringStereoAtoms")
     return Chem.MolToSmiles(mapped)
 
 
@@ -99,8 +103,7 @@ def _standardise(record: Record, rules: LigandRules) -> tuple[Ligand, Conformers
     coords = _geometry(mol)
     if coords is not None:
         Chem.AssignStereochemistryFrom3D(mol, replaceExistingTags=True)
-    else:
-        Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
+    forget_inverting_nitrogen(mol)
     check_stereo(mol, rules)
     ligand = ligand_from_rdkit(mol, record.name)
     return ligand, None if coords is None else Conformers(coords=coords[None])
@@ -117,16 +120,19 @@ def _parse(record: Record) -> Chem.Mol:
     mol = Chem.Mol(raw)
     try:
         Chem.SanitizeMol(mol)
-    except Chem.AtomSanitizeException as error:
+    except Chem.AtomValenceException as error:
+        atom = raw.GetAtomWithIdx(error.cause.GetAtomIdx())
         raise RefusedLigandError(
-            f"{error}; correct the bonds, or state the formal charge", kind="valence"
+            f"{name_atoms([atom])} has too many bonds; correct them, or state the formal charge",
+            kind="valence",
         ) from error
     except Chem.MolSanitizeException as error:
         raise RefusedLigandError(
-            f"{str(error).strip()}; write the aromatic ring with its hydrogens, e.g. [nH], or with double "
-            "bonds",
+            f"no single and double bonds fit the aromatic atoms: {str(error).strip()} (from 0); write the "
+            "hydrogen, e.g. [nH], or the double bonds",
             kind="aromaticity",
         ) from error
+    check_bonds(mol)
     if record.form == "molblock":
         mol = Chem.MolFromMolBlock(record.text, sanitize=True, removeHs=False)
         if mol is None:

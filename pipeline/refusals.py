@@ -5,6 +5,7 @@ import logging
 from rdkit import Chem
 
 from pipeline.errors import RefusedLigandError
+from pipeline.resonance import resonance_forms
 from pipeline.settings import LigandRules
 from pipeline.stereo import list_unspecified_stereo
 
@@ -28,9 +29,18 @@ def check_symbols(mol: Chem.Mol) -> None:
             f"placeholder or query atoms at {name_atoms(dummies)}; replace each by a real atom",
             kind="dummy-atom",
         )
-    odd = [b for b in mol.GetBonds() if b.GetBondType() not in _BOND_TYPES or b.HasQuery()]
-    metals = [a for a in mol.GetAtoms() if a.GetAtomicNum() not in _NON_METALS]
-    if odd and not metals:
+
+
+def check_bonds(mol: Chem.Mol) -> None:
+    """Refuse bonds of unusual order, dative bonds and query bonds; those of metals are refused as metals."""
+    odd = [
+        bond
+        for bond in mol.GetBonds()
+        if bond.HasQuery()
+        or bond.GetBondType() not in _BOND_TYPES
+        or (bond.GetBondType() == Chem.BondType.AROMATIC and not bond.GetIsAromatic())
+    ]
+    if odd and all(atom.GetAtomicNum() in _NON_METALS for atom in mol.GetAtoms()):
         raise RefusedLigandError(
             f"bond that is not single, double, triple or aromatic at {name_atoms([odd[0].GetBeginAtom()])}; "
             "draw it as one of these",
@@ -79,6 +89,12 @@ def keep_one_fragment(mol: Chem.Mol, rules: LigandRules) -> Chem.Mol:
 def check_atoms(mol: Chem.Mol, rules: LigandRules) -> None:
     """Refuse unsupported elements, isotopes, radicals and what is too large already."""
     check_size(mol.GetNumAtoms(), rules)
+    if mol.GetNumAtoms() == 1 and mol.GetAtomWithIdx(0).GetTotalNumHs() == 0:
+        raise RefusedLigandError(
+            f"a single atom, {name_atoms(list(mol.GetAtoms()))}, has no terms to fit; take its parameters "
+            "from the water model",
+            kind="single-atom",
+        )
     foreign = [a for a in mol.GetAtoms() if a.GetSymbol() not in rules.elements]
     if foreign:
         raise RefusedLigandError(
@@ -115,7 +131,13 @@ def check_stereo(mol: Chem.Mol, rules: LigandRules) -> None:
     """Refuse stereo left open (2-D, SMILES, racemic groups) unless the rules accept it."""
     if rules.unspecified_stereo == "accept":
         return
-    centres = list_unspecified_stereo(mol)
+    delocalised = {
+        bond.GetIdx()
+        for form in resonance_forms(mol)
+        for bond in form.GetBonds()
+        if bond.GetBondType() == Chem.BondType.SINGLE
+    }
+    centres = list_unspecified_stereo(mol, delocalised)
     mixed = [g for g in mol.GetStereoGroups() if g.GetGroupType() != Chem.StereoGroupType.STEREO_ABSOLUTE]
     if mixed:
         centres += [f"{name_atoms(group.GetAtoms())} (and/or group)" for group in mixed]

@@ -1,6 +1,7 @@
 """Which stereo a ligand must state, whether it does, and whether a geometry has it."""
 
 from collections import Counter
+from collections.abc import Collection
 
 import numpy as np
 from rdkit import Chem
@@ -11,32 +12,56 @@ from pipeline.schema import FloatArray
 _CIS = (Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS)
 _TRANS = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
 _TETRAHEDRAL = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
+_ORIGIN = "parmflow_index"
 _MAX_CAGE_RING = 7
 _MAX_BRIDGED_RING = 8
-_MAX_RESONANCE_FORMS = 200
 
 
-def list_unspecified_stereo(mol: Chem.Mol) -> list[str]:
+def list_unspecified_stereo(mol: Chem.Mol, delocalised: Collection[int] = ()) -> list[str]:
     """Name each stereocentre and double bond that the molecule leaves open, e.g. `C2` or `C3=C4` (1-based).
 
     Left out, because nothing stable is left open: nitrogen that inverts or exchanges its proton; phosphorus
     and sulfur between oxygens that differ only in the drawing; bridgeheads whose ring system allows one
-    arrangement only; C=N-H; double bonds that another resonance form of an ion draws single; cumulenes.
-    The molecule must have explicit hydrogens.
+    arrangement only; C=N-H; cumulenes; the bonds listed as `delocalised` (indices), which another resonance
+    form draws single. The molecule must have explicit hydrogens.
     """
     names = []
-    for info in Chem.FindPotentialStereo(mol):
+    deprotonated = _without_ammonium_protons(mol)
+    for info in Chem.FindPotentialStereo(deprotonated):
         if info.specified != Chem.StereoSpecified.Unspecified:
             continue
         if info.type == Chem.StereoType.Atom_Tetrahedral:
-            atom = mol.GetAtomWithIdx(info.centeredOn)
+            atom = _original(mol, deprotonated.GetAtomWithIdx(info.centeredOn))
             if not (_inverts(atom) or _has_equal_terminals(atom) or _is_held_by_cage(atom)):
                 names.append(_atom_name(atom))
         elif info.type == Chem.StereoType.Bond_Double:
-            bond = mol.GetBondWithIdx(info.centeredOn)
-            if not (_is_cumulated(bond) or _is_nh_imine(bond) or _is_delocalised(mol, bond)):
-                names.append(f"{_atom_name(bond.GetBeginAtom())}={_atom_name(bond.GetEndAtom())}")
+            found = deprotonated.GetBondWithIdx(info.centeredOn)
+            begin, end = _original(mol, found.GetBeginAtom()), _original(mol, found.GetEndAtom())
+            bond = mol.GetBondBetweenAtoms(begin.GetIdx(), end.GetIdx())
+            if not (_is_cumulated(bond) or _is_nh_imine(bond) or bond.GetIdx() in delocalised):
+                names.append(f"{_atom_name(begin)}={_atom_name(end)}")
     return names
+
+
+def _without_ammonium_protons(mol: Chem.Mol) -> Chem.Mol:
+    """Copy without a proton on each ammonium, so that no other centre seems to depend on a nitrogen's."""
+    editable = Chem.RWMol(mol)
+    protons = []
+    for atom in editable.GetAtoms():
+        atom.SetIntProp(_ORIGIN, atom.GetIdx())
+        hydrogens = [n.GetIdx() for n in atom.GetNeighbors() if n.GetAtomicNum() == 1]
+        if atom.GetAtomicNum() == 7 and atom.GetDegree() == 4 and hydrogens and atom.GetFormalCharge() == 1:
+            atom.SetFormalCharge(0)
+            atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
+            protons.append(hydrogens[0])
+    for idx in sorted(protons, reverse=True):
+        editable.RemoveAtom(idx)
+    Chem.SanitizeMol(editable)
+    return editable.GetMol()
+
+
+def _original(mol: Chem.Mol, atom: Chem.Atom) -> Chem.Atom:
+    return mol.GetAtomWithIdx(atom.GetIntProp(_ORIGIN))
 
 
 def count_specified_stereo(mol: Chem.Mol) -> int:
@@ -73,26 +98,12 @@ def place_atoms(mol: Chem.Mol, coords: FloatArray) -> Chem.Mol:
     return placed
 
 
-def resonance_forms(mol: Chem.Mol) -> list[Chem.Mol]:
-    """Ways of drawing an ion or ylide, atoms in the same order; the drawn one alone when no atom is charged.
-
-    Forms that lose stereo which the drawing states are left out, so that no isomers become one.
-    """
-    if not any(atom.GetFormalCharge() for atom in mol.GetAtoms()):
-        return [mol]
-    n_stereo = count_specified_stereo(mol)
-    supplier = Chem.ResonanceMolSupplier(mol, 0, _MAX_RESONANCE_FORMS)
-    forms = [_perceive_anew(form) for form in supplier if form is not None]
-    return [form for form in forms if count_specified_stereo(form) == n_stereo] or [mol]
-
-
-def _perceive_anew(mol: Chem.Mol) -> Chem.Mol:
-    """Drop what RDKit remembers of the form it was derived from; the canonical SMILES would depend on it."""
-    mol = Chem.Mol(mol)
-    mol.ClearComputedProps()
-    Chem.SanitizeMol(mol)
+def forget_inverting_nitrogen(mol: Chem.Mol) -> None:
+    """Drop, in place, stereo at nitrogen that inverts: a snapshot of a geometry, not a property."""
+    for atom in mol.GetAtoms():
+        if _inverts(atom):
+            atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
     Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
-    return mol
 
 
 def _atom_name(atom: Chem.Atom) -> str:
@@ -157,11 +168,6 @@ def _is_nh_imine(bond: Chem.Bond) -> bool:
         atom.GetAtomicNum() == 7 and any(n.GetAtomicNum() == 1 for n in atom.GetNeighbors())
         for atom in (bond.GetBeginAtom(), bond.GetEndAtom())
     )
-
-
-def _is_delocalised(mol: Chem.Mol, bond: Chem.Bond) -> bool:
-    forms = resonance_forms(mol)
-    return any(form.GetBondWithIdx(bond.GetIdx()).GetBondType() == Chem.BondType.SINGLE for form in forms)
 
 
 def _is_cis(bond: Chem.Bond, coords: FloatArray) -> bool:
