@@ -132,7 +132,9 @@ def _check_file(path: Path, limits: ReadLimits) -> None:
         raise LibraryFileError(f"{path}: not a file")
     try:
         with path.open("rb") as raw:
-            header = next(_bounded_lines(path, raw, limits), "")
+            header = next(_bounded_lines(path, raw, limits), None)
+    except _TooExpandedError:
+        header = None
     except (OSError, EOFError, zlib.error) as error:
         raise LibraryFileError(f"{path}: cannot be read ({error})") from error
     if _suffix(path) == ".csv" and _find_columns(header) is None:
@@ -234,16 +236,16 @@ class _Columns:
 
 
 def _find_columns(header: str | None) -> _Columns | None:
-    for delimiter in _DELIMITERS:
-        cells = [cell.strip().strip('"').casefold() for cell in (header or "").split(delimiter)]
-        smiles = [i for i, cell in enumerate(cells) if cell.endswith("smiles")]
-        exact = [i for i in smiles if cells[i] == "smiles"]
-        if smiles:
-            names = [cells.index(name) for name in _NAME_COLUMNS if name in cells]
-            return _Columns(
-                delimiter=delimiter, smiles=(exact or smiles)[0], name=names[0] if names else None
-            )
-    return None
+    """Delimiter (the one the header has most of) and columns; None without a SMILES column."""
+    header = header or ""
+    delimiter = max(_DELIMITERS, key=header.count)
+    cells = [cell.strip().strip('"').casefold() for cell in header.split(delimiter)]
+    smiles = [i for i, cell in enumerate(cells) if cell.endswith("smiles")]
+    if not smiles:
+        return None
+    exact = [i for i in smiles if cells[i] == "smiles"]
+    names = [cells.index(name) for name in _NAME_COLUMNS if name in cells]
+    return _Columns(delimiter=delimiter, smiles=(exact or smiles)[0], name=names[0] if names else None)
 
 
 def _read_csv(lines: Iterable[str | None], limits: ReadLimits) -> Iterator[_Entry]:
