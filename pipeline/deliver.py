@@ -26,11 +26,12 @@ from pipeline.readback import (
     check_parameters_json,
     check_prmtop,
     check_sdf,
+    read_back,
 )
 from pipeline.schema import Parametrized
 from pipeline.units import AMBER_CHARGE_FACTOR, COULOMB_CONSTANT
 from pipeline.verify import (
-    DISPLACEMENT,
+    DISPLACEMENTS,
     ENERGY_TOLERANCE,
     FORCE_TOLERANCE,
     RELATIVE_TOLERANCE,
@@ -119,7 +120,7 @@ def _write_and_check(parametrized: Parametrized, folder: Path, kinds: Sequence[F
     for kind in kinds:
         (folder / kind.name).write_text(kind.write(parametrized), encoding="utf-8", newline="\n")
     reference = build_reference(parametrized)
-    checks = [check for kind in kinds for check in kind.check(folder / kind.name, reference)]
+    checks = [check for kind in kinds for check in read_back(kind.check, folder / kind.name, reference)]
     document = _check_document(reference, checks)
     (folder / CHECK_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
@@ -137,8 +138,10 @@ def _check_document(reference: Reference, checks: Sequence[Check]) -> dict[str, 
             "relative": RELATIVE_TOLERANCE,
             "rule": "per term the larger of energy and relative x |term|; forces alike",
         },
-        "geometries": ["as delivered"]
-        + [f"displaced by {DISPLACEMENT} angstrom, standard deviation"] * (len(reference.reports) - 1),
+        "geometries": [
+            "as delivered",
+            *(f"displaced by {scale} angstrom, standard deviation" for scale in DISPLACEMENTS),
+        ],
         "amber_coulomb_ratio": AMBER_CHARGE_FACTOR**2 / COULOMB_CONSTANT,
         "amber_coulomb_note": _AMBER_NOTE,
         "reference": [dataclasses.asdict(report) for report in reference.reports],

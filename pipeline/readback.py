@@ -10,7 +10,7 @@ import parmed
 from openmm import app
 from rdkit import Chem
 
-from pipeline.errors import VerificationError
+from pipeline.errors import ParametersError, VerificationError
 from pipeline.export.openmm_system import build_system
 from pipeline.export.parameters_json import read_parameters_json
 from pipeline.ligand import to_rdkit
@@ -40,6 +40,29 @@ class ContentCheck:
 
 Check = EnergyCheck | ContentCheck
 Checker = Callable[[Path, Reference], list[Check]]
+
+
+_UNREADABLE = (
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    ParametersError,
+    openmm.OpenMMException,
+    parmed.exceptions.ParmedError,
+)
+"""what the readers raise about a file that is not of its format"""
+
+
+def read_back(check: Checker, path: Path, reference: Reference) -> list[Check]:
+    """Let another program read a file and compare; a file it cannot read is a VerificationError too."""
+    try:
+        return check(path, reference)
+    except _UNREADABLE as error:
+        raise VerificationError(
+            f"{path.name}: cannot be read back: {type(error).__name__}: {error}"
+        ) from error
 
 
 def check_offxml(path: Path, reference: Reference) -> list[Check]:
@@ -106,6 +129,8 @@ def check_sdf(path: Path, reference: Reference) -> list[Check]:
         if got != want:
             raise VerificationError(f"{path.name}: another molecule or atom order: {got}, expected {want}")
     difference = _check_coords(path.name, mol.GetConformer().GetPositions(), parametrized, SDF_DECIMALS)
+    if not all(atom.HasProp("PartialCharge") for atom in mol.GetAtoms()):
+        raise VerificationError(f"{path.name}: not one partial charge per atom")
     charges = np.array([atom.GetDoubleProp("PartialCharge") for atom in mol.GetAtoms()])
     if not np.allclose(charges, parametrized.parameters.charge, rtol=0, atol=CHARGE_SUM_TOLERANCE):
         raise VerificationError(f"{path.name}: the partial charges differ from the parameters")
