@@ -148,7 +148,7 @@ def test_leftovers_of_a_dead_process_are_swept(parametrized, tmp_path):
 def test_delivery_replaces_where_names_cannot_be_swapped(parametrized, tmp_path, monkeypatch):
     """On file systems without an atomic swap the new delivery still takes the old one's place."""
     deliver(parametrized, tmp_path / "x", FORMATS)
-    monkeypatch.setattr(pipeline.deliver, "_exchange", lambda *names: False)
+    monkeypatch.setattr(pipeline.deliver, "_exchange", lambda *_: False)
     names = deliver(parametrized, tmp_path / "x", ("openmm",))
     assert _listing(tmp_path / "x") == set(names)
     assert _listing(tmp_path) == {"x"}
