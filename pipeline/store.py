@@ -53,8 +53,6 @@ class Attempt:
     """One try at a task, however it ended."""
 
     task_key: str
-    started: str
-    """UTC, ISO 8601"""
     seconds: float
     """wall-clock"""
     predicted_seconds: float | None
@@ -62,6 +60,8 @@ class Attempt:
     kind: str
     """ok, or the kind of the QMError"""
     message: str = ""
+    started: str = ""
+    """UTC, ISO 8601; stamped by the store"""
 
 
 class QMStore:
@@ -147,11 +147,11 @@ class QMStore:
         """Append one try to the history."""
         statement = (
             "INSERT INTO attempts (task_key, started, seconds, predicted_seconds, kind, message) "
-            "VALUES (?,?,?,?,?,?)"
+            "VALUES (?, strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?), ?, ?, ?, ?)"
         )
         row = (
             attempt.task_key,
-            attempt.started,
+            f"-{attempt.seconds:.3f} seconds",
             attempt.seconds,
             attempt.predicted_seconds,
             attempt.kind,

@@ -17,7 +17,7 @@ _AUXILIARY = "def2-universal-jkfit"
 _GRID_LEVEL = 3
 _FIRST_GRID_LEVEL = 0
 _FIRST_CONVERGED_ENERGY = 1e-6
-# Measured on phenol: the energy within 1e-9 hartree, the gradient within 5e-6 hartree/bohr of tight convergence.
+# On phenol: energy within 1e-9 hartree and gradient within 5e-6 hartree/bohr of tight convergence.
 _CONVERGED_ENERGY = 1e-8
 """hartree, change of the last SCF cycle"""
 _CONVERGED_ORBITALS = 3e-5
