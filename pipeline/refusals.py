@@ -89,17 +89,17 @@ def keep_one_fragment(mol: Chem.Mol, rules: LigandRules) -> Chem.Mol:
 def check_atoms(mol: Chem.Mol, rules: LigandRules) -> None:
     """Refuse unsupported elements, isotopes, radicals and what is too large already."""
     check_size(mol.GetNumAtoms(), rules)
-    if mol.GetNumAtoms() == 1 and mol.GetAtomWithIdx(0).GetTotalNumHs() == 0:
-        raise RefusedLigandError(
-            f"a single atom, {name_atoms(list(mol.GetAtoms()))}, has no terms to fit; take its parameters "
-            "from the water model",
-            kind="single-atom",
-        )
     foreign = [a for a in mol.GetAtoms() if a.GetSymbol() not in rules.elements]
     if foreign:
         raise RefusedLigandError(
             f"element without parameters at {name_atoms(foreign)}; supported are {', '.join(rules.elements)}",
             kind="unsupported-element",
+        )
+    if mol.GetNumAtoms() == 1 and mol.GetAtomWithIdx(0).GetTotalNumHs() == 0:
+        raise RefusedLigandError(
+            f"a single atom, {name_atoms(list(mol.GetAtoms()))}, has no terms to fit; take its parameters "
+            "from the water model",
+            kind="single-atom",
         )
     labelled = [a for a in mol.GetAtoms() if a.GetIsotope()]
     if labelled:
