@@ -99,9 +99,15 @@ def evaluate(system: openmm.System, geometries: FloatArray) -> tuple[tuple[Energ
     `geometries` is (n_geometries, n_atoms, 3) in angstrom. Reports are in kcal/mol; forces, term by term
     in the order of `TERMS`, are (n_geometries, n_terms, n_atoms, 3) in kcal/mol/angstrom.
     """
+    return _weigh(openmm.XmlSerializer.clone(system), geometries)
+
+
+def _weigh(own: openmm.System, geometries: FloatArray) -> tuple[tuple[EnergyReport, ...], FloatArray]:
+    """Do so with a system that nobody else holds, because its nonbonded force is split in place."""
+    _split_nonbonded(own)
     integrator = openmm.VerletIntegrator(0.001)
     platform = openmm.Platform.getPlatformByName("Reference")
-    context = openmm.Context(_split_nonbonded(system), integrator, platform)
+    context = openmm.Context(own, integrator, platform)
     reports, forces = [], []
     for coords in geometries:
         context.setPositions(coords / ANGSTROM_PER_NM)
@@ -126,7 +132,7 @@ def build_reference(parametrized: Parametrized) -> Reference:
         coords = _lattice(topology.n_atoms, generator)
     displaced = [coords + generator.normal(scale=scale, size=coords.shape) for scale in DISPLACEMENTS]
     geometries = np.stack([coords, *displaced])
-    reports, forces = evaluate(build_system(topology, parametrized.parameters), geometries)
+    reports, forces = _weigh(build_system(topology, parametrized.parameters), geometries)
     return Reference(parametrized=parametrized, geometries=geometries, reports=reports, forces=forces)
 
 
@@ -138,7 +144,7 @@ def check_system(reference: Reference, system: openmm.System, *, file: str, read
     where = f"{file} read by {reader}"
     topology = reference.parametrized.topology
     _compare_masses(system, topology, where)
-    reports, forces = evaluate(_regroup(system, topology, where), reference.geometries)
+    reports, forces = _weigh(_regroup(system, topology, where), reference.geometries)
     difference = _compare_energies(reports, reference.reports, where)
     force_difference = _compare_forces(forces, reference.forces, where)
     return EnergyCheck(
@@ -241,11 +247,10 @@ def _plain(parameters: Sequence[Any]) -> list[Any]:
     return [getattr(value, "_value", value) for value in parameters]
 
 
-def _split_nonbonded(system: openmm.System) -> openmm.System:
-    """Copy a system with van der Waals in group 4 and Coulomb, as a second force, in group 5."""
-    copy = openmm.XmlSerializer.clone(system)
-    for index in range(copy.getNumForces()):
-        vdw = copy.getForce(index)
+def _split_nonbonded(own: openmm.System) -> None:
+    """Leave van der Waals in group 4 and put Coulomb, as a second force, in group 5."""
+    for index in range(own.getNumForces()):
+        vdw = own.getForce(index)
         if isinstance(vdw, openmm.NonbondedForce):
             coulomb = openmm.XmlSerializer.clone(vdw)
             for particle in range(vdw.getNumParticles()):
@@ -257,9 +262,8 @@ def _split_nonbonded(system: openmm.System) -> openmm.System:
                 vdw.setExceptionParameters(exception, i, j, 0.0, sigma, epsilon)
                 coulomb.setExceptionParameters(exception, i, j, charge_product, 1.0, 0.0)
             coulomb.setForceGroup(_COULOMB_GROUP)
-            copy.addForce(coulomb)
+            own.addForce(coulomb)
             break
-    return copy
 
 
 _GROUPS = {

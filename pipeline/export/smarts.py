@@ -4,7 +4,7 @@ Patterns know elements, connections, hydrogens and ring bonds, but neither bond 
 formal charges: those depend on which resonance form was drawn and on a toolkit's aromaticity model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rdkit import Chem
 
@@ -22,24 +22,19 @@ class Environment:
         self.mol = mol
         self.neighbours = [sorted(n.GetIdx() for n in atom.GetNeighbors()) for atom in mol.GetAtoms()]
         self._primitives = [_primitives(atom) for atom in mol.GetAtoms()]
-        self._is_hydrogen = [atom.GetAtomicNum() == 1 for atom in mol.GetAtoms()]
+        heavy = {atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1}
+        self._heavy_neighbours = [heavy.intersection(atoms) for atoms in self.neighbours]
 
-    def shells(self, atoms: Sequence[int]) -> list[set[int]]:
+    def shells(self, atoms: Sequence[int]) -> Iterator[set[int]]:
         """Grow from the atoms outwards by one bond at a time, until the whole ligand is in.
 
         Hydrogens other than the given atoms are left out: the count on their parent says the same.
         """
-        grown = [set(atoms)]
-        while True:
-            outer = {
-                neighbour
-                for atom in grown[-1]
-                for neighbour in self.neighbours[atom]
-                if not self._is_hydrogen[neighbour]
-            }
-            if outer <= grown[-1]:
-                return grown
-            grown.append(grown[-1] | outer)
+        grown, outer = set(atoms), set(atoms)
+        while outer:
+            yield grown
+            outer = {n for atom in outer for n in self._heavy_neighbours[atom]} - grown
+            grown = grown | outer
 
     def draw(self, tagged: Sequence[int], atoms: set[int]) -> str:
         """Draw the connected subgraph of `atoms` as SMARTS; `tagged[i]` gets the tag i + 1."""
