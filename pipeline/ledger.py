@@ -220,6 +220,10 @@ class Ledger:
         row = self._database.execute("SELECT traceback FROM outcomes WHERE id = ?", (id_,)).fetchone()
         return str(row[0]) if row else ""
 
+    def n_retryable(self) -> int:
+        """Number of failures that trying again may cure."""
+        return self._count("outcomes WHERE status = 'failed' AND retryable")
+
     def forget_failures(self, *, only_retryable: bool) -> int:
         """Drop failed outcomes, so that their records are undone again; returns how many."""
         where = "status = 'failed' AND retryable" if only_retryable else "status = 'failed'"

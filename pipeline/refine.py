@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.campaign import Campaign, deliver_record, each, prepare_record, settle
-from pipeline.errors import QMError
+from pipeline.errors import QMError, SettingsError
 from pipeline.ledger import Fit, Prepared
 from pipeline.library import Record
 from pipeline.outcome import Failure, failure_from_exception
@@ -83,6 +83,8 @@ class Bench:
     """references and a bell to ring after each step; one fit per reference, in order"""
     n_steps: int
     """steps that the fine-tuner will ring for"""
+    budget_seconds: float | None = None
+    """QM that is estimated to take longer is not begun"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -189,7 +191,7 @@ def missing_tasks(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) ->
 
 
 def state_cost(campaign: Campaign, bench: Bench) -> None:
-    """Say what the QM will cost before it starts."""
+    """Say what the QM will cost before it starts; SettingsError when that is more than the budget."""
     tasks = missing_tasks(campaign, bench, molecules(campaign))
     if not tasks:
         campaign.watch.say(f"QM at {bench.qm.spec.level}: nothing to compute, all is in the store.")
@@ -199,6 +201,11 @@ def state_cost(campaign: Campaign, bench: Bench) -> None:
         f"QM at {bench.qm.spec.level} ({bench.qm.spec.program}): {len(tasks)} calculations, "
         f"estimated at {in_words(seconds)}."
     )
+    if bench.budget_seconds is not None and seconds > bench.budget_seconds:
+        raise SettingsError(
+            f"the QM is estimated at {in_words(seconds)}, more than the budget of "
+            f"{in_words(bench.budget_seconds)}; raise the budget, take a cheaper --spec or fewer qm.n_points"
+        )
 
 
 def in_words(seconds: float) -> str:

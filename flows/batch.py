@@ -1,0 +1,241 @@
+"""Open a run's folder with the real doors in place, and walk the straight line through it.
+
+The plain command and the Prefect flow both come here; they differ only in who calls the phases.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flows.request import Request
+from models.finetune import LigandFit, fine_tune
+from models.predict import Predictor, load_predictor
+from pipeline.campaign import (
+    STATE_FOLDER,
+    Campaign,
+    Watch,
+    assign,
+    begin_work,
+    compare_identity,
+    finish_run,
+    open_ledger,
+    take_in,
+)
+from pipeline.child import run_in_child
+from pipeline.errors import LibraryFileError, OutputFolderError, QMError, SettingsError
+from pipeline.ledger import Ledger
+from pipeline.library import Record, read_library
+from pipeline.outcome import Outcome
+from pipeline.outcomes_table import write_json
+from pipeline.parametrize import StraightLine
+from pipeline.qm.batch import open_qm
+from pipeline.qm.levels import is_installed, spec_by_name
+from pipeline.refine import Bench, refine
+from pipeline.schema import CONVENTIONS_VERSION, QMSpec, Reference
+from pipeline.settings import Settings
+
+_PROGRAMS = ("parmflow", "rdkit", "torch", "numpy", "openmm")
+"""Programs whose versions decide the numbers; the QM programs' are in the provenance of each result."""
+
+STORE_FILE = "qm.sqlite"
+
+_NOT_DECISIVE: dict[str, bool | set[str]] = {"jobs": True, "qm": {"budget_seconds"}}
+"""Settings that change how fast and how far a run goes, not what comes out."""
+
+
+@lru_cache(maxsize=2)
+def predictor_of(name: str) -> Predictor:
+    """Load the weights once per process; one thread, so that sums come out the same on every machine."""
+    torch.set_num_threads(1)
+    return load_predictor(name)
+
+
+def n_jobs(settings: Settings) -> int:
+    """Worker processes: as asked, else one per core that we may use."""
+    return settings.jobs or len(os.sched_getaffinity(0))
+
+
+def identity_of(request: Request) -> dict[str, Any]:
+    """All that decides a run's results besides its library; what run.json says and a second run compares."""
+    predictor = predictor_of(request.settings.model)
+    settings = request.settings.model_dump(mode="json", exclude=_NOT_DECISIVE)
+    if request.command == "assign":  # it computes no QM and tunes nothing
+        settings = {name: value for name, value in settings.items() if name not in ("qm", "fine_tune")}
+    return {
+        "command": request.command,
+        "settings": settings,
+        "model": {"name": predictor.name, "version": predictor.version, "sha256": predictor.sha256},
+        "conventions": CONVENTIONS_VERSION,
+        "programs": {name: version(name) for name in _PROGRAMS},
+    }
+
+
+def provenance_of(identity: dict[str, Any], level: str) -> tuple[tuple[str, str], ...]:
+    """The same as sorted pairs of words, for the files of each ligand."""
+    model = identity["model"]
+    pairs = {
+        "command": identity["command"],
+        "conventions": identity["conventions"],
+        "model": f"{model['name']}/{model['version']}",
+        "model_sha256": model["sha256"],
+    } | {f"version_{name}": number for name, number in identity["programs"].items()}
+    if level:
+        pairs["qm_level"] = level
+    return tuple(sorted(pairs.items()))
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a second run out of the folder; the system drops the lock when we die, however we die."""
+    with (folder / STATE_FOLDER / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = f"{folder}: another parmflow is at work here; wait until it ends"
+            raise OutputFolderError(message) from error
+        yield
+
+
+def line_of(request: Request) -> StraightLine:
+    """The steps for one ligand with the real doors in place."""
+    level = spec_of(request.settings).level if request.command == "refine" else ""
+    return StraightLine(
+        predictor=predictor_of(request.settings.model),
+        settings=request.settings,
+        provenance=provenance_of(identity_of(request), level),
+        isolate=run_in_child,
+    )
+
+
+@contextlib.contextmanager
+def open_campaign(request: Request, watch: Watch) -> Iterator[Campaign]:
+    """The run of a request: ledger open, real doors in place. Whatever is wrong with the request is said
+    before the folder is made.
+    """
+    line = line_of(request)
+    with contextlib.closing(open_ledger(request.out)) as ledger:
+        yield Campaign(
+            folder=request.out,
+            ledger=ledger,
+            line=line,
+            watch=watch,
+            clock=time.monotonic,
+            jobs=n_jobs(request.settings),
+        )
+
+
+def records_of(libraries: Sequence[Path]) -> Iterator[Record]:
+    """Stream the records; LibraryFileError at once when a file cannot be read or none holds a record."""
+    records = read_library(libraries)
+    first = next(records, None)
+    if first is None:
+        raise LibraryFileError(f"no record in {', '.join(map(str, libraries))}")
+    return chain([first], records)
+
+
+def open_run(campaign: Campaign, request: Request, records: Iterator[Record]) -> None:
+    """Take the library in, note the request and write run.json."""
+    identity = identity_of(request)
+    compare_identity(campaign, identity)
+    take_in(campaign, records)
+    campaign.ledger.remember("request", request.model_dump_json())
+    facts = {
+        "libraries": [str(path) for path in request.libraries],
+        "store": str(request.store),
+        "n_records": campaign.ledger.n_records(),
+    }
+    write_json(campaign.folder / "run.json", identity | facts)
+
+
+def walk(campaign: Campaign, bench: Bench | None) -> list[Outcome]:
+    """Do what is undone, write the tables, give the outcomes; without a bench, by the model alone."""
+    undone = begin_work(campaign)
+    if bench is None:
+        assign(campaign, undone)
+    else:
+        refine(campaign, bench)
+    return finish_run(campaign)
+
+
+def run(request: Request, watch: Watch) -> list[Outcome]:
+    """Run a request, or go on with it where it stopped."""
+    records = records_of(request.libraries)
+    with open_doors(request, watch) as (campaign, bench), locked(request.out):
+        open_run(campaign, request, records)
+        return walk(campaign, bench)
+
+
+def existing_ledger(folder: Path) -> Ledger:
+    """The ledger of a run that is there; OutputFolderError when there is none."""
+    if not (folder / STATE_FOLDER / "ledger.sqlite").is_file():
+        raise OutputFolderError(f"{folder}: no parmflow run here")
+    return open_ledger(folder)
+
+
+def request_in(folder: Path) -> Request:
+    """The request of the run in a folder."""
+    with contextlib.closing(existing_ledger(folder)) as ledger:
+        text = ledger.recall("request")
+    if not text:
+        raise OutputFolderError(f"{folder}: the run never began; give its command again")
+    return Request.model_validate_json(text).model_copy(update={"out": folder})
+
+
+def retry(folder: Path, watch: Watch) -> list[Outcome]:
+    """Try the failed records again that can be, on the library as it was taken in."""
+    request = request_in(folder)
+    with open_doors(request, watch) as (campaign, bench), locked(folder):
+        compare_identity(campaign, identity_of(request))
+        n_again = campaign.ledger.forget_failures(only_retryable=True)
+        watch.say(f"{n_again} failed records can be retried.")
+        return walk(campaign, bench)
+
+
+# ---- the QM bench ----
+
+
+def spec_of(settings: Settings) -> QMSpec:
+    """The level of theory and program that the settings name; SettingsError when they do not go together."""
+    try:
+        spec = spec_by_name(settings.qm.spec, settings.qm.program)
+    except QMError as error:
+        raise SettingsError(str(error)) from error
+    if not is_installed(spec.program):
+        raise SettingsError(f"{spec.program} is not installed; run `parmflow doctor`")
+    return spec
+
+
+@contextlib.contextmanager
+def open_bench(request: Request) -> Iterator[Bench]:
+    """Engines, store and fine-tuner of a request."""
+    settings, line = request.settings, line_of(request)
+    predictor = predictor_of(settings.model)
+
+    def tune(references: Sequence[Reference], ring: Callable[[], None]) -> Sequence[LigandFit]:
+        return fine_tune(predictor, references, settings.fine_tune, on_step=lambda *_: ring())
+
+    with open_qm(request.store / STORE_FILE, settings) as qm:
+        yield Bench(
+            qm=qm,
+            make_geometries=line.make_geometries,
+            fine_tune=tune,
+            n_steps=settings.fine_tune.steps,
+            budget_seconds=settings.qm.budget_seconds,
+        )
+
+
+@contextlib.contextmanager
+def open_doors(request: Request, watch: Watch) -> Iterator[tuple[Campaign, Bench | None]]:
+    """Everything a request needs; the bench only where it computes QM, and before the folder is made."""
+    with contextlib.ExitStack() as stack:
+        bench = stack.enter_context(open_bench(request)) if request.command == "refine" else None
+        yield stack.enter_context(open_campaign(request, watch)), bench

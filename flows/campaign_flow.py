@@ -1,0 +1,207 @@
+"""The same run as a Prefect flow: who watches it in Prefect's UI sees its phases, shards and outcomes.
+
+The ledger stays the truth. A task is a shard of ligands, named by record numbers, and gives counts back, so
+that no molecule travels through Prefect; a task tried again does only what its shard left undone.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+from uuid import UUID
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.batch import locked, open_bench, open_campaign, open_run, records_of
+from flows.request import Request
+from pipeline.campaign import Campaign, assign, begin_work, finish_run
+from pipeline.refine import (
+    Bench,
+    Molecule,
+    compute_qm,
+    deliver_fits,
+    foresee,
+    make_geometries,
+    molecules,
+    prepare,
+    state_cost,
+    tune,
+    write_fits,
+)
+
+CHEAP_SHARD = 200
+"""ligands in a task of a stage that takes a second per ligand"""
+QM_SHARD = 4
+"""molecules in a QM task"""
+MAX_TABLE_ROWS = 1000
+"""of the outcome table in the UI; the whole table is outcomes.csv"""
+
+_ONCE: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "result_serializer": "json"}
+"""The ledger remembers; a result that Prefect remembered for the same arguments would be stale."""
+_AGAIN: dict[str, Any] = {"retries": 2, "retry_delay_seconds": 5} | _ONCE
+
+
+class FlowLog:
+    """A watch that writes to the log of the task it is made in."""
+
+    def __init__(self) -> None:
+        self._log = get_run_logger()
+
+    def begin(self, stage: str, total: int) -> None:
+        """Say how much there is to do."""
+        self._log.info("%s: %d to do", stage, total)
+
+    def advance(self, stage: str) -> None:
+        """Single ligands are too many for a log; the tasks show the progress."""
+
+    def say(self, sentence: str) -> None:
+        """Write it."""
+        self._log.info(sentence)
+
+
+@contextlib.contextmanager
+def _opened(request: Request) -> Iterator[tuple[Campaign, Bench]]:
+    with open_bench(request) as bench, open_campaign(request, FlowLog()) as campaign:
+        yield campaign, bench
+
+
+def _some(campaign: Campaign, keys: Sequence[str]) -> list[Molecule]:
+    return [molecule for molecule in molecules(campaign) if molecule.ligand_key in set(keys)]
+
+
+def shards(items: Sequence[Any], size: int) -> list[list[Any]]:
+    """Cut into pieces of at most `size`, in order."""
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+@task(name="take in the library", **_ONCE)
+def take_library_in(request: Request) -> list[int]:
+    """Read the library into the ledger; the numbers of the records still to do."""
+    records = records_of(request.libraries)
+    with open_campaign(request, FlowLog()) as campaign:
+        open_run(campaign, request, records)
+        return begin_work(campaign)
+
+
+@task(name="assign", **_AGAIN)
+def assign_shard(request: Request, numbers: list[int]) -> int:
+    """Parametrise some records; how many."""
+    with open_campaign(request, FlowLog()) as campaign:
+        undone = sorted(set(numbers) & set(campaign.ledger.numbers(status="undone")))
+        assign(campaign, undone)
+        return len(undone)
+
+
+@task(name="standardise", **_AGAIN)
+def prepare_shard(request: Request, numbers: list[int]) -> int:
+    """Standardise some records; how many were given."""
+    with open_campaign(request, FlowLog()) as campaign:
+        prepare(campaign, sorted(set(numbers) & set(campaign.ledger.numbers(status="undone"))))
+        return len(numbers)
+
+
+@task(name="list molecules", **_AGAIN)
+def list_molecules(request: Request) -> list[str]:
+    """The keys of the distinct molecules."""
+    with open_campaign(request, FlowLog()) as campaign:
+        return [molecule.ligand_key for molecule in molecules(campaign)]
+
+
+@task(name="conformers", **_AGAIN)
+def geometry_shard(request: Request, keys: list[str]) -> int:
+    """Make the geometries of some molecules; how many were given."""
+    with _opened(request) as (campaign, bench):
+        foresee(campaign, _some(campaign, keys))
+        make_geometries(campaign, bench, _some(campaign, keys))
+        return len(keys)
+
+
+@task(name="state the cost", **_AGAIN)
+def state_cost_first(request: Request) -> None:
+    """Log what the QM will cost."""
+    with _opened(request) as (campaign, bench):
+        state_cost(campaign, bench)
+
+
+@task(name="QM", **_AGAIN)
+def qm_shard(request: Request, keys: list[str]) -> int:
+    """Compute the references of some molecules; how many were given."""
+    with _opened(request) as (campaign, bench):
+        compute_qm(campaign, bench, _some(campaign, keys))
+        return len(keys)
+
+
+@task(name="fine-tune", **_AGAIN)
+def tune_all(request: Request) -> list[int]:
+    """Fine-tune on all references; the numbers of the records to deliver."""
+    with _opened(request) as (campaign, bench):
+        tune(campaign, bench)
+        return campaign.ledger.numbers(status="undone")
+
+
+@task(name="deliver", **_AGAIN)
+def deliver_shard(request: Request, numbers: list[int]) -> int:
+    """Deliver some records; how many."""
+    with open_campaign(request, FlowLog()) as campaign:
+        undone = sorted(set(numbers) & set(campaign.ledger.numbers(status="undone")))
+        deliver_fits(campaign, undone)
+        return len(undone)
+
+
+@task(name="finish", **_AGAIN)
+def finish(request: Request) -> dict[str, int]:
+    """Write the tables; how many records ended how."""
+    with open_campaign(request, FlowLog()) as campaign:
+        if request.command == "refine":
+            write_fits(campaign)
+        outcomes = finish_run(campaign)
+    create_table_artifact(
+        key="outcomes",
+        table=[vars(outcome) for outcome in outcomes[:MAX_TABLE_ROWS]],
+        description=f"The first {MAX_TABLE_ROWS} rows of {request.out / 'outcomes.csv'}",
+    )
+    n_ok = sum(outcome.status == "ok" for outcome in outcomes)
+    return {"n_records": len(outcomes), "n_ok": n_ok, "n_failed": len(outcomes) - n_ok}
+
+
+class _Progress:
+    """One progress artifact over all shards of a flow run."""
+
+    def __init__(self) -> None:
+        made = create_progress_artifact(progress=0.0, key="progress", description="phases done")
+        self._artifact = cast(UUID, made)  # a coroutine only where the caller is asynchronous
+
+    def over(self, part: tuple[float, float], pieces: Sequence[Any], do: Callable[[Any], object]) -> None:
+        """Do the pieces one after the other, moving from one percentage to the other."""
+        begin, end = part
+        for n_done, piece in enumerate(pieces, start=1):
+            do(piece)
+            update_progress_artifact(self._artifact, progress=begin + (end - begin) * n_done / len(pieces))
+
+
+@flow(name="parmflow", persist_result=False, result_serializer="json")
+def campaign_flow(request: Request) -> dict[str, int]:
+    """Run a request, or go on with it where it stopped; gives the counts of outcomes."""
+    records_of(request.libraries)  # a library that cannot be read is said before the folder is made
+    progress = _Progress()
+    with open_campaign(request, FlowLog()), locked(request.out):
+        undone = take_library_in(request)
+        if request.command == "assign":
+            progress.over((0, 99), shards(undone, CHEAP_SHARD), lambda some: assign_shard(request, some))
+        elif undone:
+            _refine_in_shards(request, undone, progress)
+        counts = finish(request)
+    progress.over((99, 100), [counts], lambda _: None)
+    return counts
+
+
+def _refine_in_shards(request: Request, undone: list[int], progress: _Progress) -> None:
+    progress.over((0, 5), shards(undone, CHEAP_SHARD), lambda some: prepare_shard(request, some))
+    keys = list_molecules(request)
+    progress.over((5, 10), shards(keys, CHEAP_SHARD), lambda some: geometry_shard(request, some))
+    state_cost_first(request)
+    keys = list_molecules(request)
+    progress.over((10, 80), shards(keys, QM_SHARD), lambda some: qm_shard(request, some))
+    undelivered = tune_all(request)
+    progress.over((80, 99), shards(undelivered, CHEAP_SHARD), lambda some: deliver_shard(request, some))

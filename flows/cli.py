@@ -1,0 +1,221 @@
+"""The command `parmflow`: one command per thing that people do with a ligand library."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows import batch, doctor, qm_only
+from flows.progress import watch_on_stderr
+from flows.report import print_json, print_record, print_summary, summary
+from flows.request import Request, default_store, parse_duration, settings_from, split_formats
+from pipeline.errors import ParmflowError, UsageError
+
+app = typer.Typer(
+    help="Ligand libraries in; proven OpenFF, Amber and OpenMM force-field files out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_LIBRARY_HELP = "Library files: .smi, .sdf, .csv, each also as .gz."
+_SPEC_HELP = "QM level: openff-default (B3LYP-D3BJ/DZVP) or fast (GFN2-xTB)."
+
+Libraries = Annotated[list[Path], typer.Argument(metavar="LIBRARY...", help=_LIBRARY_HELP)]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder; a run there is resumed.")]
+Run = Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of a run.")]
+Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings as TOML.")]
+Formats = Annotated[
+    str | None, typer.Option("--formats", metavar="LIST", help="Some of offxml,amber,openmm; default all.")
+]
+ModelName = Annotated[
+    str | None, typer.Option("--model", metavar="NAME", help="Shipped weights, `name/version`, or a folder.")
+]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", metavar="N", help="Worker processes; default one per core.")
+]
+Spec = Annotated[str | None, typer.Option("--spec", metavar="NAME", help=_SPEC_HELP)]
+Store = Annotated[
+    Path | None, typer.Option("--store", metavar="DIR", help="QM store; default in your data folder.")
+]
+Budget = Annotated[
+    str | None, typer.Option("--budget", metavar="TIME", help="Wall time for QM, e.g. 90s, 30m, 2h.")
+]
+Json = Annotated[bool, typer.Option("--json", help="The answer as JSON on stdout.")]
+InPrefect = Annotated[bool, typer.Option("--prefect", help="Run as a Prefect flow.")]
+RecordNumber = Annotated[int | None, typer.Option("--record", metavar="N", help="One record in full.")]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, the shell's convention (128 + SIGINT)."""
+
+
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn our errors into one sentence on stderr and an exit code: 2 usage, 1 the batch broke."""
+    try:
+        yield
+    except UsageError as error:
+        print(f"parmflow: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+    except ParmflowError as error:
+        print(f"parmflow: the run broke: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        print("parmflow: stopped; the same command goes on from here.", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from error
+
+
+@app.command()
+def assign(  # a command's options are its arguments
+    libraries: Libraries,
+    out: Out,
+    formats: Formats = None,
+    model: ModelName = None,
+    config: Config = None,
+    jobs: Jobs = None,
+    in_prefect: InPrefect = False,
+    as_json: Json = False,
+) -> None:
+    """Parametrise by the shipped network alone, without QM: seconds."""
+    with exit_codes():
+        options = {"export.formats": split_formats(formats), "model": model, "jobs": jobs}
+        request = Request(
+            command="assign",
+            libraries=tuple(path.absolute() for path in libraries),
+            out=out.absolute(),
+            store=default_store(),
+            settings=settings_from(config, options),
+        )
+        _run(request, in_prefect=in_prefect, as_json=as_json)
+
+
+@app.command()
+def refine(
+    libraries: Libraries,
+    out: Out,
+    formats: Formats = None,
+    model: ModelName = None,
+    spec: Spec = None,
+    store: Store = None,
+    budget: Budget = None,
+    config: Config = None,
+    jobs: Jobs = None,
+    in_prefect: InPrefect = False,
+    as_json: Json = False,
+) -> None:
+    """Compute QM references for every ligand, fine-tune the network on them, and deliver."""
+    with exit_codes():
+        options = {
+            "export.formats": split_formats(formats),
+            "model": model,
+            "jobs": jobs,
+            "qm.spec": spec,
+            "qm.budget_seconds": parse_duration(budget),
+        }
+        request = Request(
+            command="refine",
+            libraries=tuple(path.absolute() for path in libraries),
+            out=out.absolute(),
+            store=(store or default_store()).absolute(),
+            settings=settings_from(config, options),
+        )
+        _run(request, in_prefect=in_prefect, as_json=as_json)
+
+
+def _run(request: Request, *, in_prefect: bool, as_json: bool) -> None:
+    if in_prefect:
+        os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        os.environ.setdefault("DO_NOT_TRACK", "1")
+        from flows.campaign_flow import campaign_flow  # a second of import that only --prefect pays
+
+        campaign_flow(request)
+    else:
+        with watch_on_stderr() as watch:
+            batch.run(request, watch)
+    raise typer.Exit(_show(request.out, as_json=as_json))
+
+
+def _show(folder: Path, *, as_json: bool) -> int:
+    """Print what became of the ligands; 3 when some failed, else 0."""
+    with contextlib.closing(batch.existing_ledger(folder)) as ledger:
+        if as_json:
+            print_json(summary(folder, ledger))
+        else:
+            print_summary(folder, ledger)
+        return 3 if ledger.numbers(status="failed") else 0
+
+
+@app.command()
+def qm(
+    libraries: Libraries,
+    spec: Spec = None,
+    store: Store = None,
+    budget: Budget = None,
+    config: Config = None,
+    jobs: Jobs = None,
+    as_json: Json = False,
+) -> None:
+    """Compute the QM references that `refine` would, and only fill the store."""
+    with exit_codes():
+        request = Request(
+            command="refine",
+            libraries=tuple(path.absolute() for path in libraries),
+            out=Path(),
+            store=(store or default_store()).absolute(),
+            settings=settings_from(
+                config, {"jobs": jobs, "qm.spec": spec, "qm.budget_seconds": parse_duration(budget)}
+            ),
+        )
+        with watch_on_stderr() as watch:
+            filled = qm_only.fill_store(request, watch)
+        if as_json:
+            print_json(filled.to_dict())
+        else:
+            print(filled.to_text())
+        raise typer.Exit(3 if filled.failed else 0)
+
+
+@app.command()
+def show(run: Run, record: RecordNumber = None, as_json: Json = False) -> None:
+    """Say what became of each ligand of a run."""
+    with exit_codes():
+        if record is None:
+            _show(run.absolute(), as_json=as_json)
+            return
+        with contextlib.closing(batch.existing_ledger(run)) as ledger:
+            if not 1 <= record <= ledger.n_records():
+                raise UsageError(f"record {record}: {run} has records 1 to {ledger.n_records()}")
+            print_record(ledger, record)
+
+
+@app.command()
+def retry(run: Run, as_json: Json = False) -> None:
+    """Try again the failed ligands of a run for which that can help (time, memory, crash)."""
+    with exit_codes():
+        with watch_on_stderr() as watch:
+            batch.retry(run.absolute(), watch)
+        raise typer.Exit(_show(run.absolute(), as_json=as_json))
+
+
+@app.command(name="doctor")
+def doctor_command(as_json: Json = False) -> None:
+    """Check versions against the pins, engines, scratch space and the scheduler."""
+    report = doctor.examine(default_store())
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print(report.to_text())
+    raise typer.Exit(0 if report.is_well else 1)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

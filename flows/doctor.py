@@ -1,0 +1,145 @@
+"""`parmflow doctor`: is everything here that a run needs, in versions that are known to work?"""
+
+import os
+import shutil
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any, Literal
+
+from packaging.requirements import Requirement
+
+from models.predict import load_predictor
+from pipeline.errors import SettingsError
+from pipeline.qm.door import available_engines
+
+MIN_SCRATCH_GB = 2.0
+"""What one DFT calculation of a drug-sized molecule may leave in its scratch folder."""
+
+_TIMEOUT_SECONDS = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    state: Literal["ok", "note", "wrong"]
+    """note: something optional is missing; wrong: runs will fail"""
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All findings."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def is_well(self) -> bool:
+        """Nothing is wrong."""
+        return all(finding.state != "wrong" for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        return {"is_well": self.is_well, "findings": [asdict(finding) for finding in self.findings]}
+
+    def to_text(self) -> str:
+        """One line per finding."""
+        marks = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}
+        return "\n".join(f"{marks[f.state]} {f.name}: {f.detail}" for f in self.findings)
+
+
+def examine(store: Path) -> Report:
+    """Look at versions, weights, engines, disk space and the scheduler; changes nothing."""
+    findings = [
+        *check_versions(requires("parmflow") or [], version),
+        _check_weights(),
+        *_check_engines(),
+        _check_space("scratch space", Path(tempfile.gettempdir())),
+        _check_space("QM store", store),
+        _check_scheduler(os.environ.get("PREFECT_API_URL", "")),
+    ]
+    return Report(findings=tuple(findings))
+
+
+def check_versions(requirements: list[str], version_of: Callable[[str], str]) -> list[Finding]:
+    """Hold what is installed to the bounds in the project's own metadata; Python first."""
+    ours = sys.version_info[:2]
+    findings = [
+        Finding(
+            name="python",
+            state="ok" if (3, 11) <= ours < (3, 13) else "wrong",
+            detail=f"{ours[0]}.{ours[1]}, 3.11 or 3.12 is needed",
+        )
+    ]
+    needed = [
+        requirement
+        for requirement in map(Requirement, requirements)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    ]
+    return findings + [_check_version(requirement, version_of) for requirement in needed]
+
+
+def _check_version(requirement: Requirement, version_of: Callable[[str], str]) -> Finding:
+    try:
+        have = version_of(requirement.name)
+    except PackageNotFoundError:
+        return Finding(name=requirement.name, state="wrong", detail=f"not installed; needs {requirement}")
+    fits = requirement.specifier.contains(have, prereleases=True)
+    detail = f"{have}" if fits else f"{have} is installed; needs {requirement}"
+    return Finding(name=requirement.name, state="ok" if fits else "wrong", detail=detail)
+
+
+def _check_weights() -> Finding:
+    try:
+        predictor = load_predictor("default")
+    except SettingsError as error:
+        return Finding(name="network weights", state="wrong", detail=str(error))
+    detail = f"{predictor.name}/{predictor.version}, sha256 {predictor.sha256[:12]}"
+    return Finding(name="network weights", state="ok", detail=detail)
+
+
+def _check_engines() -> list[Finding]:
+    """psi4 is optional, since pyscf computes the same level."""
+    engines = {engine.name: engine for engine in available_engines()}
+    findings = []
+    for name, missing in (("pyscf", "wrong"), ("tblite", "wrong"), ("psi4", "note")):
+        if name in engines:
+            engine = engines[name]
+            detail = f"{engine.version}: {', '.join(engine.levels)}"
+            findings.append(Finding(name=f"engine {name}", state="ok", detail=detail))
+        else:
+            state: Literal["note", "wrong"] = "note" if missing == "note" else "wrong"
+            findings.append(Finding(name=f"engine {name}", state=state, detail="not found"))
+    return findings
+
+
+def _check_space(name: str, folder: Path) -> Finding:
+    """Is the folder, or the nearest one above that exists, writable and not full?"""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return Finding(name=name, state="wrong", detail=f"{there} cannot be written")
+    free = shutil.disk_usage(there).free / 1e9
+    state: Literal["ok", "wrong"] = "ok" if free >= MIN_SCRATCH_GB else "wrong"
+    return Finding(name=name, state=state, detail=f"{folder}, {free:.0f} GB free")
+
+
+def _check_scheduler(url: str) -> Finding:
+    """Does the Prefect server answer that PREFECT_API_URL names?"""
+    if not url:
+        detail = "PREFECT_API_URL is not set; --prefect then runs a server of its own while it works"
+        return Finding(name="scheduler", state="note", detail=detail)
+    if not url.startswith(("http://", "https://")):
+        return Finding(name="scheduler", state="wrong", detail=f"PREFECT_API_URL {url!r} is no web address")
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=_TIMEOUT_SECONDS) as answer:
+            state: Literal["ok", "wrong"] = "ok" if answer.status == 200 else "wrong"
+            return Finding(name="scheduler", state=state, detail=f"{url} answers {answer.status}")
+    except (urllib.error.URLError, OSError) as error:
+        return Finding(name="scheduler", state="wrong", detail=f"{url} does not answer: {error}")

@@ -1,0 +1,138 @@
+"""What the user reads at the end of a run, and later with `parmflow show`."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.ledger import Fit, Ledger
+from pipeline.outcome import Outcome
+
+_MAX_ROWS = 50
+_MAX_FAILURES = 20
+_MESSAGE_WIDTH = 160
+
+
+def summary(folder: Path, ledger: Ledger) -> dict[str, Any]:
+    """The state of a run as plain values, the same for `--json` of every command."""
+    outcomes = ledger.outcomes()
+    rows = []
+    for outcome in outcomes:
+        row: dict[str, Any] = vars(outcome) | {}
+        fit = _fit(ledger, outcome)
+        if fit:
+            row["fit"] = {name: value for name, value in vars(fit).items() if name != "parameters"}
+        rows.append(row)
+    return {
+        "folder": str(folder),
+        "n_records": ledger.n_records(),
+        "n_ok": sum(outcome.status == "ok" for outcome in outcomes),
+        "n_failed": sum(outcome.status == "failed" for outcome in outcomes),
+        "n_undone": ledger.n_records() - len(outcomes),
+        "outcomes": rows,
+    }
+
+
+def _fit(ledger: Ledger, outcome: Outcome) -> Fit | None:
+    prepared = ledger.prepared(outcome.id) if outcome.status == "ok" else None
+    return ledger.fit(prepared.ligand_key) if prepared else None
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(value, indent=2))
+
+
+def print_summary(folder: Path, ledger: Ledger) -> None:
+    """A table of the ligands, the reasons of failures, and where to look next, on stdout."""
+    console = Console(highlight=False, soft_wrap=True)
+    outcomes = ledger.outcomes()
+    n_records = ledger.n_records()
+    console.print(_table(ledger, outcomes[:_MAX_ROWS]))
+    if len(outcomes) > _MAX_ROWS:
+        console.print(f"... and {len(outcomes) - _MAX_ROWS} more in outcomes.csv")
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    undone = f", {n_records - len(outcomes)} not done yet" if len(outcomes) < n_records else ""
+    n_ok = len(outcomes) - len(failed)
+    console.print(f"\n{n_ok} of {n_records} ligands parametrised, {len(failed)} failed{undone}.")
+    for outcome in failed[:_MAX_FAILURES]:
+        # Our messages begin with the ligand's name, where they know it.
+        message = _plain(outcome.message.removeprefix(f"{outcome.name}: "), _MESSAGE_WIDTH)
+        console.print(f"  record {outcome.record}, {_plain(outcome.name, 32)} ({outcome.kind}): {message}")
+    reasons = Counter(outcome.kind for outcome in failed)
+    if len(failed) > _MAX_FAILURES:
+        counts = ", ".join(f"{count} {kind}" for kind, count in reasons.most_common())
+        console.print(f"  ... all failures by kind: {counts}")
+    for line in _next_steps(folder, ledger, outcomes):
+        console.print(line, markup=False)
+
+
+def _table(ledger: Ledger, outcomes: Sequence[Outcome]) -> Table:
+    fits = {outcome.id: _fit(ledger, outcome) for outcome in outcomes}
+    with_fits = any(fits.values())
+    table = Table(box=None, pad_edge=False)
+    for heading in ("record", "name", "status", "seconds"):
+        justify: Literal["left", "right"] = "right" if heading in ("record", "seconds") else "left"
+        table.add_column(heading, justify=justify, no_wrap=True)
+    if with_fits:
+        table.add_column("energy error, kcal/mol", no_wrap=True)
+        table.add_column("force, kcal/mol/Å", no_wrap=True)
+        table.add_column("QM", justify="right")
+    for outcome in outcomes:
+        cells = [str(outcome.record), _plain(outcome.name, 20), outcome.status, f"{outcome.seconds:.1f}"]
+        table.add_row(*cells, *(_fit_cells(fits[outcome.id]) if with_fits else []))
+    return table
+
+
+def _fit_cells(fit: Fit | None) -> list[str]:
+    if fit is None:
+        return ["", "", ""]
+    kept = " (shipped)" if fit.kept == "shipped" else ""
+    return [
+        f"{fit.energy_rmse_before:.2f} -> {fit.energy_rmse_after:.2f}{kept}",
+        f"{fit.force_rmse_before:.1f} -> {fit.force_rmse_after:.1f}",
+        str(fit.n_qm),
+    ]
+
+
+def _plain(text: str, width: int) -> str:
+    """One line without control characters or console markup, cut to a width."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    line = line if len(line) <= width else line[: width - 1] + "…"
+    return line.replace("[", r"\[")
+
+
+def _next_steps(folder: Path, ledger: Ledger, outcomes: Sequence[Outcome]) -> list[str]:
+    lines = ["", "Where to look next:"]
+    if len(outcomes) < ledger.n_records():
+        return [*lines, "  give the same command again: it goes on where it stopped"]
+    lines.append(f"  {folder / 'outcomes.csv'}: one row per record")
+    delivered = next((outcome for outcome in outcomes if outcome.status == "ok"), None)
+    if delivered:
+        name = _plain(delivered.name, 32)
+        lines.append(f"  {folder / delivered.folder}: the files of {name}; check.json proves them")
+    if (folder / "fits.csv").exists():
+        lines.append(f"  {folder / 'fits.csv'}: errors against QM before and after fine-tuning")
+    failed = next((outcome for outcome in outcomes if outcome.status == "failed"), None)
+    if failed:
+        lines.append(f"  parmflow show {folder} --record {failed.record}: why that one failed, in full")
+    if ledger.n_retryable():
+        lines.append(
+            f"  parmflow retry {folder}: try {ledger.n_retryable()} failed again, since that may help"
+        )
+    return lines
+
+
+def print_record(ledger: Ledger, number: int) -> None:
+    """One record in full: its text, what became of it, and the traceback of a failure."""
+    id_, record = ledger.record(number)
+    outcome = next((outcome for outcome in ledger.outcomes() if outcome.id == id_), None)
+    facts = vars(outcome) if outcome else {"record": number, "name": record.name, "status": "undone"}
+    lines = [f"{name + ':':<10}{value}" for name, value in {**facts, "source": record.source}.items()]
+    text = "\n".join([*lines, "", record.text, "", ledger.traceback(id_)])
+    # A name or a library line may hold the control sequences of a terminal.
+    print("".join(char if char.isprintable() or char == "\n" else "?" for char in text).strip())
