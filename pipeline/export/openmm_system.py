@@ -42,11 +42,6 @@ def write_openmm_system(parametrized: Parametrized) -> str:
     return xml
 
 
-def read_openmm_system(text: str) -> openmm.System:
-    """Build the system that a System XML describes."""
-    return openmm.XmlSerializer.deserialize(text)
-
-
 def _bond_force(topology: Topology, parameters: MMParameters) -> openmm.HarmonicBondForce:
     force = openmm.HarmonicBondForce()
     force.setName("bonds")
