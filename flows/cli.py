@@ -13,6 +13,8 @@ from flows import batch, doctor, qm_only
 from flows.progress import watch_on_stderr
 from flows.report import print_json, print_record, print_summary, summary
 from flows.request import Request, default_store, parse_duration, settings_from, split_formats
+from models import evaluate as evaluation
+from models import train as training
 from pipeline.errors import ParmflowError, UsageError
 
 app = typer.Typer(
@@ -128,15 +130,20 @@ def refine(
 
 def _run(request: Request, *, in_prefect: bool, as_json: bool) -> None:
     if in_prefect:
-        os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        os.environ.setdefault("DO_NOT_TRACK", "1")
-        from flows.campaign_flow import campaign_flow  # a second of import that only --prefect pays
+        _quiet_prefect()
+        from flows.campaign_flow import campaign_flow  # a second of import that only Prefect's commands pay
 
         campaign_flow(request)
     else:
         with watch_on_stderr() as watch:
             batch.run(request, watch)
     raise typer.Exit(_show(request.out, as_json=as_json))
+
+
+def _quiet_prefect() -> None:
+    """Let Prefect call nobody; read when it is imported."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
 def _show(folder: Path, *, as_json: bool) -> int:
@@ -180,6 +187,30 @@ def qm(
 
 
 @app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Training configuration, TOML.")],
+    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of the training tables.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Checkpoints and weights; resumed.")],
+) -> None:
+    """Train a network from one configuration file."""
+    with exit_codes():
+        training.train(config, data, out, report=lambda line: print(line, flush=True))
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Table of QM references, parquet.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Report, rows and plots.")],
+    model: ModelName = None,
+    as_json: Json = False,
+) -> None:
+    """Score a network on a table of QM references beside MMFF94."""
+    with exit_codes():
+        report = evaluation.evaluate(batch.predictor_of(model or "default"), data, out)
+        print(report.to_json() if as_json else report.to_text(), end="")
+
+
+@app.command()
 def show(run: Run, record: RecordNumber = None, as_json: Json = False) -> None:
     """Say what became of each ligand of a run."""
     with exit_codes():
@@ -199,6 +230,36 @@ def retry(run: Run, as_json: Json = False) -> None:
         with watch_on_stderr() as watch:
             batch.retry(run.absolute(), watch)
         raise typer.Exit(_show(run.absolute(), as_json=as_json))
+
+
+@app.command()
+def serve(
+    inbox: Annotated[Path, typer.Argument(metavar="INBOX", help="Folder that takes library files.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="A folder per library file is made here.")
+    ],
+    cron: Annotated[
+        str, typer.Option("--cron", metavar="SPEC", help="When to look, in UTC.")
+    ] = "*/10 * * * *",
+    with_qm: Annotated[bool, typer.Option("--refine", help="Refine instead of assign.")] = False,
+    store: Store = None,
+    config: Config = None,
+) -> None:
+    """Look into a folder on a schedule and run every library file there, as a Prefect deployment."""
+    with exit_codes():
+        if not inbox.is_dir():
+            raise UsageError(f"{inbox}: no such folder")
+        template = Request(
+            command="refine" if with_qm else "assign",
+            libraries=(),
+            out=out.absolute(),
+            store=(store or default_store()).absolute(),
+            settings=settings_from(config, {}),
+        )
+        _quiet_prefect()
+        from flows.inbox import serve_inbox  # a second of import that only Prefect's commands pay
+
+        serve_inbox(inbox.absolute(), template, cron)
 
 
 @app.command(name="doctor")

@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.ledger import Fit, Ledger
 from pipeline.outcome import Outcome
 
 _MAX_ROWS = 50
 _MAX_FAILURES = 20
+_N_PLAIN_COLUMNS = 4
 _MESSAGE_WIDTH = 160
 
 
@@ -49,10 +51,13 @@ def print_json(value: dict[str, Any]) -> None:
 
 def print_summary(folder: Path, ledger: Ledger) -> None:
     """A table of the ligands, the reasons of failures, and where to look next, on stdout."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     outcomes = ledger.outcomes()
     n_records = ledger.n_records()
-    console.print(_table(ledger, outcomes[:_MAX_ROWS]))
+    table = _table(ledger, outcomes[:_MAX_ROWS])
+    if len(table.columns) > _N_PLAIN_COLUMNS:
+        console.print("Errors against QM on geometries left out, before -> after fine-tuning:\n")
+    console.print(table)
     if len(outcomes) > _MAX_ROWS:
         console.print(f"... and {len(outcomes) - _MAX_ROWS} more in outcomes.csv")
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
@@ -68,7 +73,7 @@ def print_summary(folder: Path, ledger: Ledger) -> None:
         counts = ", ".join(f"{count} {kind}" for kind, count in reasons.most_common())
         console.print(f"  ... all failures by kind: {counts}")
     for line in _next_steps(folder, ledger, outcomes):
-        console.print(line, markup=False)
+        console.print(line)
 
 
 def _table(ledger: Ledger, outcomes: Sequence[Outcome]) -> Table:
@@ -79,12 +84,13 @@ def _table(ledger: Ledger, outcomes: Sequence[Outcome]) -> Table:
         justify: Literal["left", "right"] = "right" if heading in ("record", "seconds") else "left"
         table.add_column(heading, justify=justify, no_wrap=True)
     if with_fits:
-        table.add_column("energy error, kcal/mol", no_wrap=True)
+        table.add_column("energy, kcal/mol", no_wrap=True)
         table.add_column("force, kcal/mol/Å", no_wrap=True)
         table.add_column("QM", justify="right")
     for outcome in outcomes:
         cells = [str(outcome.record), _plain(outcome.name, 20), outcome.status, f"{outcome.seconds:.1f}"]
-        table.add_row(*cells, *(_fit_cells(fits[outcome.id]) if with_fits else []))
+        cells += _fit_cells(fits[outcome.id]) if with_fits else []
+        table.add_row(*(Text(cell) for cell in cells))  # a name may look like the console's markup
     return table
 
 
@@ -100,10 +106,9 @@ def _fit_cells(fit: Fit | None) -> list[str]:
 
 
 def _plain(text: str, width: int) -> str:
-    """One line without control characters or console markup, cut to a width."""
+    """One line without control characters, cut to a width."""
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    line = line if len(line) <= width else line[: width - 1] + "…"
-    return line.replace("[", r"\[")
+    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def _next_steps(folder: Path, ledger: Ledger, outcomes: Sequence[Outcome]) -> list[str]:
