@@ -72,7 +72,6 @@ def _embed(mol: Chem.Mol, ligand: Ligand, settings: ConformerSettings, seed: int
     options = rdDistGeom.ETKDGv3()
     options.randomSeed = seed % _MAX_SEED
     options.numThreads = 1
-    options.useSmallRingTorsions = True
     for random_start in (False, True):
         options.useRandomCoords = random_start
         for n in sorted({min(_N_ATTEMPTS, settings.n_embed), settings.n_embed}):
