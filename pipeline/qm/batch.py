@@ -115,8 +115,8 @@ class _Batch:
         if needed <= left:
             return None
         message = (
-            f"{task.ligand_key}: not started: about {needed:.0f} s needed, {max(left, 0.0):.0f} s left of the "
-            f"budget of {self._budget:.0f} s; repeat the command to go on"
+            f"{task.ligand_key}: not started: about {needed:.0f} s needed, {max(left, 0.0):.0f} s left of "
+            f"the budget of {self._budget:.0f} s; repeat the command to go on"
         )
         return QMError(message, kind="budget", retryable=True)
 

@@ -20,6 +20,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("cannot allocate memory", "memory"),
     ("not enough memory", "memory"),
     ("unable to allocate", "memory"),
+    ("failed to map segment", "memory"),
     ("out of memory", "memory"),
     ("basissetnotfound", "input"),
     ("unable to find a basis set", "input"),

@@ -1,0 +1,70 @@
+"""What is refused before any program starts, and the levels by name."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pipeline.errors import QMError
+from pipeline.qm.levels import check_task, functions_of_element, n_functions, spec_by_name
+from pipeline.schema import QMSpec, QMTask
+
+WATER = QMTask(
+    ligand_key="water",
+    atomic_numbers=np.array([8, 1, 1]),
+    coords=np.array([[0.0, 0.0, 0.117], [0.0, 0.757, -0.471], [0.0, -0.757, -0.471]]),
+    total_charge=0,
+    spec=QMSpec(),
+)
+
+
+def test_specs_by_name() -> None:
+    """`auto` is pyscf for DFT and tblite for GFN2-xTB; a program without the level is refused."""
+    assert spec_by_name("openff-default").level == "b3lyp-d3bj/dzvp"
+    assert spec_by_name("openff-default").program == "pyscf"
+    assert spec_by_name("openff-default", "psi4").program == "psi4"
+    assert spec_by_name("fast").program == "tblite"
+    for name, program in (("best", "auto"), ("fast", "psi4"), ("openff-default", "tblite")):
+        with pytest.raises(QMError):
+            spec_by_name(name, program)
+
+
+def test_functions_are_counted() -> None:
+    """DZVP, counted by hand: H 2s; C 3s 2p 1d (spherical): 2 and 14; water 18; Br and I exist."""
+    assert functions_of_element("dzvp", 1) == 2
+    assert functions_of_element("dzvp", 6) == 3 + 2 * 3 + 5
+    assert n_functions(WATER) == 14 + 2 * 2
+    assert functions_of_element("dzvp", 53) > functions_of_element("dzvp", 35) > 14
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        ({"total_charge": 1}, "input", "9 electrons cannot all be paired"),
+        ({"total_charge": 10}, "input", "leaves no electron"),
+        ({"spec": QMSpec(method="b97-9")}, "input", "is not set up for 'b97-9'"),
+        ({"spec": QMSpec(program="gaussian")}, "input", "unknown program 'gaussian'"),
+        ({"spec": QMSpec(basis="dzvq")}, "input", "dzvq is not a known basis"),
+        ({"spec": QMSpec(basis=None)}, "input", "b3lyp needs a basis"),
+        ({"spec": QMSpec(dispersion="d9")}, "input", "dispersion 'd9' cannot be added"),
+        ({"spec": QMSpec(driver="hessian")}, "input", "unknown driver 'hessian'"),
+        ({"spec": QMSpec(keywords=(("grid", 9),))}, "input", "unknown keyword 'grid'"),
+        ({"atomic_numbers": np.array([86, 1, 1])}, "input", "dzvp has no functions for element 86"),
+        ({"coords": np.full((3, 3), np.nan)}, "input", "not finite"),
+        ({"coords": WATER.coords * 0.3}, "geometry", r"atoms 1 and 2 are only 0.2\d\d angstrom apart"),
+    ],
+)
+def test_refusals(change: dict, kind: str, words: str) -> None:
+    """What cannot succeed is refused before anything runs, with a message that says what is wrong."""
+    with pytest.raises(QMError, match=words) as caught:
+        check_task(dataclasses.replace(WATER, **change))
+    assert caught.value.kind == kind
+    assert not caught.value.retryable
+
+
+def test_missing_program_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that is not on the path is refused with the way to get it."""
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(QMError, match="psi4 is not installed: install") as caught:
+        check_task(dataclasses.replace(WATER, spec=QMSpec(program="psi4")))
+    assert caught.value.kind == "engine"

@@ -1,0 +1,193 @@
+"""The store: what is put is there to the last bit, for good, whoever is killed meanwhile."""
+
+import dataclasses
+import random
+import resource
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import StoreError
+from pipeline.schema import QMRecord, QMSpec
+from pipeline.store import Attempt, QMStore
+
+WRITER = """
+import sys
+import numpy as np
+from pathlib import Path
+from pipeline.schema import QMRecord, QMSpec
+from pipeline.store import QMStore
+first, last = int(sys.argv[2]), int(sys.argv[3])
+with QMStore(Path(sys.argv[1])) as store:
+    for n in range(first, last):
+        coords = np.random.default_rng(n).normal(size=(20, 3))
+        store.put(QMRecord(task_key=f"key{n}", ligand_key="w", spec=QMSpec(), coords=coords, energy=-float(n),
+                           gradient=2 * coords))
+        print(n, flush=True)
+"""
+
+
+def make_record(key: str = "k", *, seed: int = 0) -> QMRecord:
+    rng = np.random.default_rng(seed)
+    return QMRecord(
+        task_key=key,
+        ligand_key="ligand",
+        spec=QMSpec(keywords=(("maxiter", 60),)),
+        coords=rng.normal(size=(5, 3)),
+        energy=-1.0 / 3.0,
+        gradient=rng.normal(size=(5, 3)),
+        provenance=(("program", "pyscf"), ("version", "2")),
+    )
+
+
+def test_round_trip_is_exact(tmp_path: Path) -> None:
+    """A record comes back equal to the last bit, also from a file opened again, also without gradient."""
+    record = make_record()
+    energy_only = dataclasses.replace(make_record("e", seed=1), gradient=None)
+    with QMStore(tmp_path / "store.sqlite") as store:
+        assert store.put(record)
+        assert store.put(energy_only)
+    with QMStore(tmp_path / "store.sqlite") as store:
+        back = store.get("k")
+        assert back is not None
+        assert (back.energy, back.spec, back.provenance) == (record.energy, record.spec, record.provenance)
+        np.testing.assert_array_equal(back.coords, record.coords)
+        np.testing.assert_array_equal(back.gradient, record.gradient)
+        other = store.get("e")
+        assert other is not None
+        assert other.gradient is None
+        assert store.get("absent") is None
+        assert set(store.get_many(["k", "absent", "e"])) == {"k", "e"}
+        assert len(store) == 2
+
+
+def test_first_result_stays(tmp_path: Path) -> None:
+    """A second result of the same task changes nothing, and no statement can change or rewrite a row."""
+    with QMStore(tmp_path / "s") as store:
+        assert store.put(make_record())
+        assert not store.put(dataclasses.replace(make_record(), energy=-99.0))
+        back = store.get("k")
+        assert back is not None
+        assert back.energy == -1.0 / 3.0
+        store.add_attempt(Attempt(task_key="k", seconds=1.0, predicted_seconds=None, kind="ok"))
+    with sqlite3.connect(tmp_path / "s") as raw:
+        for table, column in (("results", "energy"), ("attempts", "kind")):
+            with pytest.raises(sqlite3.DatabaseError):
+                raw.execute(f"UPDATE {table} SET {column} = 'x'")
+
+
+def test_damaged_row_is_found(tmp_path: Path) -> None:
+    """One flipped byte in a blob is a StoreError of kind corrupt, not a wrong number."""
+    with QMStore(tmp_path / "s") as store:
+        store.put(make_record())
+    with sqlite3.connect(tmp_path / "s") as raw:
+        raw.execute("DROP TRIGGER results_stay")
+        blob = bytearray(raw.execute("SELECT gradient FROM results").fetchone()[0])
+        blob[17] ^= 1
+        raw.execute("UPDATE results SET gradient = ?", (bytes(blob),))
+    with QMStore(tmp_path / "s") as store, pytest.raises(StoreError, match="hash") as caught:
+        store.get("k")
+    assert caught.value.kind == "corrupt"
+
+
+def test_refuses_newer_foreign_and_shared(tmp_path: Path) -> None:
+    """A newer store, a file that is none, a folder, a file that all may write: each is refused in words."""
+    with QMStore(tmp_path / "new"):
+        pass
+    with sqlite3.connect(tmp_path / "new") as raw:
+        raw.execute("UPDATE meta SET value = '99' WHERE name = 'schema_version'")
+    (tmp_path / "text").write_text("not a database, but long enough to look like a page of one" * 20)
+    (tmp_path / "open").touch()
+    (tmp_path / "open").chmod(0o666)
+    for name, words in (
+        ("new", "newer"),
+        ("text", "not a readable"),
+        ("", "cannot be"),
+        ("open", "every user"),
+    ):
+        with pytest.raises(StoreError, match=words):
+            QMStore(tmp_path / name)
+
+
+def test_private(tmp_path: Path) -> None:
+    """Other users can neither read nor write the store's folder and file."""
+    with QMStore(tmp_path / "deep" / "store") as store:
+        store.put(make_record())
+        for path in [tmp_path / "deep", *(tmp_path / "deep").iterdir()]:
+            assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def test_attempts_are_a_history(tmp_path: Path) -> None:
+    """Attempts come back in order, stamped; the ratio counts only successful ones of the program."""
+    with QMStore(tmp_path / "s") as store:
+        store.put(make_record())
+        for seconds, kind in ((5.0, "crash"), (30.0, "ok")):
+            store.add_attempt(Attempt(task_key="k", seconds=seconds, predicted_seconds=10.0, kind=kind))
+        assert [(a.kind, a.seconds) for a in store.attempts("k")] == [("crash", 5.0), ("ok", 30.0)]
+        assert all(a.started.endswith("Z") for a in store.attempts())
+        assert store.time_ratios("pyscf") == (3.0,)
+        assert store.time_ratios("psi4") == ()
+
+
+def test_killed_writer_leaves_nothing_half(tmp_path: Path) -> None:
+    """Ten writers killed at random moments: every reported row is there, every row reads back whole."""
+    path, rng, reported = tmp_path / "s", random.Random(5), set()
+    for start in range(0, 100_000, 10_000):
+        command = [sys.executable, "-c", WRITER, str(path), str(start), str(start + 10_000)]
+        writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        first = writer.stdout.readline()
+        time.sleep(rng.uniform(0.0, 0.1))
+        writer.send_signal(signal.SIGKILL)
+        # The last line may have been cut short by the kill.
+        lines = (first + writer.stdout.read()).split("\n")[:-1]
+        writer.wait()
+        reported |= {int(line) for line in lines}
+    with QMStore(path) as store:
+        found = store.get_many([f"key{n}" for n in range(100_000)])
+        assert {f"key{n}" for n in reported} <= set(found)
+        assert len(found) == len(store)
+        for key, record in found.items():
+            coords = np.random.default_rng(int(key[3:])).normal(size=(20, 3))
+            np.testing.assert_array_equal(record.coords, coords)
+
+
+def test_several_processes(tmp_path: Path) -> None:
+    """Four processes that make the file and write the same keys at once leave each key once."""
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "s"), "0", "100"]
+    writers = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(4)]
+    assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0, 0]
+    with QMStore(tmp_path / "s") as store:
+        assert len(store) == 100
+
+
+def test_full_disk_and_locked_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No room is kind disk, another's lock is kind locked; the store works again afterwards."""
+    with QMStore(tmp_path / "s") as store:
+        store.put(make_record())
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+            with pytest.raises(StoreError) as caught:
+                store.put(make_record("k2"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, old)
+        assert caught.value.kind == "disk"
+        assert store.put(make_record("k2"))
+    monkeypatch.setattr("pipeline.store._BUSY_SECONDS", 0.1)
+    with QMStore(tmp_path / "s") as store, sqlite3.connect(tmp_path / "s", isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError) as caught:
+            store.put(make_record("k3"))
+        assert (caught.value.kind, caught.value.retryable) == ("locked", True)
+        other.execute("COMMIT")
+        assert store.put(make_record("k3"))
