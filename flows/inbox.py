@@ -1,4 +1,4 @@
-"""`parmflow serve`: a Prefect deployment that looks into an inbox folder on a schedule and runs what is there.
+"""`parmflow serve`: a Prefect deployment that looks into an inbox folder on a schedule and runs its files.
 
 Every library file has an output folder of its own. A file that is done costs seconds at the next look, a file
 that was changed is run as its ledger says, so nothing about the inbox itself is remembered.

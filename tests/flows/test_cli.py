@@ -1,0 +1,297 @@
+"""The command: every record a row, every mistake one sentence, every stop a state to go on from."""
+
+import csv
+import fcntl
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+
+
+def parmflow(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def rows_of(folder):
+    with (folder / "outcomes.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def parameters_in(folder):
+    """Delivered parameters by ligand folder, as bytes."""
+    return {path.parent.name: path.read_bytes() for path in folder.glob("ligands/*/*/parameters.json")}
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def wait_for(process, line):
+    """Read the child's progress until it says this."""
+    said = []
+    for text in process.stderr:
+        said.append(text)
+        if line in text:
+            return
+    raise AssertionError(f"never said {line!r}: {said}")
+
+
+def test_assign_delivers_the_good_and_tables_all(tmp_path, library, model_folder):
+    """Four records, one broken: exit 3, four rows in order, three folders with every format."""
+    out = tmp_path / "out"
+    result = parmflow("assign", library, "--out", out, "--model", model_folder)
+    assert result.exit_code == 3, result.output
+    rows = rows_of(out)
+    assert [(row["record"], row["status"]) for row in rows] == [
+        ("1", "ok"),
+        ("2", "ok"),
+        ("3", "failed"),
+        ("4", "ok"),
+    ]
+    for row in rows:
+        if row["folder"]:
+            names = {path.name for path in (out / row["folder"]).iterdir()}
+            assert {
+                "ligand.sdf",
+                "ligand.offxml",
+                "ligand.prmtop",
+                "openmm_system.xml",
+                "check.json",
+            } <= names
+    run = json.loads((out / "run.json").read_text())
+    assert run["model"]["name"] == "tiny"
+    assert run["n_records"] == 4
+    assert "3 of 4" in result.stdout
+
+
+def test_all_well_is_exit_zero_and_json_is_one_document(tmp_path, model_folder):
+    """One good ligand with --json: exit 0, stdout parses, only the asked-for format is written."""
+    library = tmp_path / "one.smi"
+    library.write_text("CO methanol\n")
+    out = tmp_path / "out"
+    result = parmflow(
+        "assign", library, "--out", out, "--model", model_folder, "--formats", "amber", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert (answer["n_records"], answer["n_ok"], answer["n_failed"]) == (1, 1, 0)
+    names = {path.name for path in (out / answer["outcomes"][0]["folder"]).iterdir()}
+    assert "ligand.prmtop" in names
+    assert "ligand.offxml" not in names
+
+
+def test_refine_tunes_on_its_own_qm_and_does_it_once(tmp_path, library, model_folder, fast):
+    """GFN2-xTB refinement of two molecules: cost said first, fits tabled; a second run computes no QM."""
+    out, store = tmp_path / "out", tmp_path / "store"
+    command = ("refine", library, "--out", out, "--model", model_folder, "--store", store, "--config", fast)
+    first = parmflow(*command)
+    assert first.exit_code == 3, first.output
+    cost, qm = first.stderr.index("10 calculations, estimated at"), first.stderr.index("qm: 10 to do")
+    assert cost < qm
+    with (out / "fits.csv").open(newline="") as file:
+        fits = list(csv.DictReader(file))
+    assert [fit["name"] for fit in fits] == ["methanol", "formaldehyde", "methanol-again"]
+    for fit in fits:
+        if fit["kept"] == "shipped":
+            assert fit["energy_rmse_before"] == fit["energy_rmse_after"]
+    before, tables = parameters_in(out), (out / "outcomes.csv").read_bytes()
+    second = parmflow(*command)
+    assert "qm:" not in second.stderr
+    assert (parameters_in(out), (out / "outcomes.csv").read_bytes()) == (before, tables)
+    elsewhere = parmflow("refine", library, "--out", tmp_path / "b", *command[4:])
+    assert "nothing to compute" in elsewhere.stderr
+    again = parameters_in(tmp_path / "b")
+    assert {name: json.loads(text)["bonds"] for name, text in again.items()} == {
+        name: json.loads(text)["bonds"] for name, text in before.items()
+    }
+
+
+def test_qm_fills_the_store_that_refine_then_finds_full(tmp_path, library, model_folder):
+    """`parmflow qm` and then `refine`: the same ten results, computed once."""
+    store = tmp_path / "store"
+    config = tmp_path / "settings.toml"
+    config.write_text(f"model = {str(model_folder)!r}\n[qm]\nspec = 'fast'\n")
+    filled = parmflow("qm", library, "--store", store, "--config", config, "--json")
+    assert filled.exit_code == 3, filled.output
+    answer = json.loads(filled.stdout)
+    assert (answer["n_molecules"], answer["n_tasks"], answer["n_results"]) == (2, 10, 10)
+    refined = parmflow("refine", library, "--out", tmp_path / "out", "--store", store, "--config", config)
+    assert "nothing to compute" in refined.stderr
+
+
+@pytest.mark.parametrize("moment", ["qm: 3 of 10", "deliver: 1 of 3"])
+def test_killed_and_started_again_ends_as_if_never_killed(tmp_path, library, model_folder, fast, moment):
+    """kill -9 during QM or delivery: the same command ends byte-equal to a run that nobody killed."""
+    store, whole_store = tmp_path / "store", tmp_path / "whole-store"
+    common = ("--model", model_folder, "--config", fast)
+    out = tmp_path / "out"
+    command = ("refine", library, "--out", out, "--store", store, *common)
+    with start(*command) as process:
+        wait_for(process, moment)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not (out / "outcomes.csv").exists()
+    unfinished = parmflow("show", out)
+    assert unfinished.exit_code == 0
+    resumed = parmflow(*command)
+    assert resumed.exit_code == 3, resumed.output
+    whole = tmp_path / "whole"
+    parmflow("refine", library, "--out", whole, "--store", whole_store, *common)
+    assert parameters_in(out) == parameters_in(whole)
+    assert [row["status"] for row in rows_of(out)] == ["ok", "ok", "failed", "ok"]
+    assert not list(out.glob("**/*.tmp"))
+    with sqlite3.connect(store / "qm.sqlite") as database:
+        counts = database.execute(
+            "SELECT COUNT(*) FROM attempts WHERE kind = 'ok' GROUP BY task_key HAVING COUNT(*) > 1"
+        ).fetchall()
+    assert counts == []
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path, library, model_folder, fast):
+    """SIGINT in the middle of the QM: exit 130 and a sentence; then the run ends with one row per record."""
+    places = ("--out", tmp_path / "out", "--store", tmp_path)
+    command = ("refine", library, *places, "--model", model_folder, "--config", fast)
+    with start(*command) as process:
+        wait_for(process, "qm: 1 of 10")
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert "the same command goes on" in rest
+    assert "Traceback" not in rest
+    assert parmflow(*command).exit_code == 3
+    assert len(rows_of(tmp_path / "out")) == 4
+
+
+def test_names_cannot_inject_paths_formulas_or_markup(tmp_path, model_folder):
+    """A name that is a path, a formula, markup or a control sequence does no harm anywhere."""
+    names = ["../../etc/passwd", "=cmd|' /C calc'!A0", "[bold]x[/bold]", "\x1b[2Jwiped"]
+    library = tmp_path / "names.smi"
+    library.write_text("".join(f"C {name}\n" for name in names))
+    out = tmp_path / "out"
+    result = parmflow("assign", library, "--out", out, "--model", model_folder)
+    assert result.exit_code == 0, result.output
+    rows = rows_of(out)
+    assert [row["name"].removeprefix("'") for row in rows] == names
+    assert not rows[1]["name"].startswith("=")
+    for row in rows:
+        assert (out / row["folder"]).resolve().is_relative_to(out.resolve())
+    assert "[bold]" in result.stdout
+    assert "\x1b[2J" not in result.stdout
+    assert "\x1b[2J" not in parmflow("show", out, "--record", "4").stdout
+
+
+def usage_cases(tmp_path):
+    good = tmp_path / "good.smi"
+    good.write_text("C methane\n")
+    (tmp_path / "empty.smi").write_text("")
+    (tmp_path / "unknown.toml").write_text("[qm]\nprogramme = 'psi4'\n")
+    (tmp_path / "broken.toml").write_text("[qm\n")
+    (tmp_path / "mismatch.toml").write_text("[qm]\nprogram = 'tblite'\n")
+    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").write_text("years of work")
+    out = tmp_path / "out"
+    return {
+        "missing library": (("assign", tmp_path / "none.smi", "--out", out), "no such file"),
+        "unknown form": (("assign", tmp_path / "file", "--out", out), "unknown form"),
+        "empty library": (("assign", tmp_path / "empty.smi", "--out", out), "no record"),
+        "unknown key": (("assign", good, "--out", out, "--config", tmp_path / "unknown.toml"), "programme"),
+        "broken config": (("assign", good, "--out", out, "--config", tmp_path / "broken.toml"), "TOML"),
+        "missing config": (("assign", good, "--out", out, "--config", tmp_path / "x.toml"), "x.toml"),
+        "unknown format": (("assign", good, "--out", out, "--formats", "pdf"), "formats"),
+        "unknown spec": (("refine", good, "--out", out, "--spec", "ccsdt"), "qm.spec"),
+        "program without level": (
+            ("refine", good, "--out", out, "--config", tmp_path / "mismatch.toml"),
+            "tblite",
+        ),
+        "bad budget": (("refine", good, "--out", out, "--budget", "soon"), "duration"),
+        "unknown model": (("assign", good, "--out", out, "--model", "no-such-model"), "no-such-model"),
+        "folder below a file": (("assign", good, "--out", tmp_path / "file" / "out"), "cannot be written"),
+        "folder with other things": (("assign", good, "--out", tmp_path / "thesis"), "not empty"),
+        "show nothing": (("show", out), "no parmflow run"),
+        "retry nothing": (("retry", out), "no parmflow run"),
+    }
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "missing library",
+        "unknown form",
+        "empty library",
+        "unknown key",
+        "broken config",
+        "missing config",
+        "unknown format",
+        "unknown spec",
+        "program without level",
+        "bad budget",
+        "unknown model",
+        "folder below a file",
+        "folder with other things",
+        "show nothing",
+        "retry nothing",
+    ],
+)
+def test_a_mistake_is_one_sentence_exit_two_and_no_folder(tmp_path, model_folder, case):
+    """Each mistake names its cause on one line of stderr and leaves the disk as it was."""
+    arguments, cause = usage_cases(tmp_path)[case]
+    if arguments[0] in ("assign", "refine") and "--model" not in arguments:
+        arguments = (*arguments, "--model", model_folder)
+    if arguments[0] == "refine":
+        arguments = (*arguments, "--store", tmp_path / "store")
+    before = sorted(tmp_path.rglob("*"))
+    result = parmflow(*arguments)
+    assert result.exit_code == 2, result.output
+    assert cause in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.output
+    assert [path for path in sorted(tmp_path.rglob("*")) if path.name != "store"] == before
+
+
+def test_a_budget_below_the_estimate_begins_no_qm(tmp_path, library, model_folder, fast):
+    """Ten calculations cannot be done in a millisecond: exit 2 with both figures, the store stays empty."""
+    result = parmflow(
+        *("refine", library, "--out", tmp_path / "out", "--model", model_folder),
+        *("--store", tmp_path / "store", "--budget", "0.001s", "--config", fast),
+    )
+    assert result.exit_code == 2, result.output
+    assert "more than the budget" in result.stderr
+    with sqlite3.connect(tmp_path / "store" / "qm.sqlite") as database:
+        assert database.execute("SELECT COUNT(*) FROM results").fetchone() == (0,)
+
+
+def test_another_run_in_the_same_folder_is_kept_out(tmp_path, library, model_folder):
+    """While one run holds the folder's lock a second ends at once with a sentence."""
+    out = tmp_path / "out"
+    parmflow("assign", library, "--out", out, "--model", model_folder)
+    with (out / ".parmflow" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = parmflow("assign", library, "--out", out, "--model", model_folder)
+    assert result.exit_code == 2
+    assert "another parmflow" in result.stderr
+
+
+def test_other_settings_in_the_same_folder_are_named_and_computed_anew(tmp_path, library, model_folder):
+    """A config that accepts fewer atoms: the difference is said, the ligand too large is now a failure."""
+    out = tmp_path / "out"
+    parmflow("assign", library, "--out", out, "--model", model_folder)
+    config = tmp_path / "small.toml"
+    config.write_text("[ligand]\nmax_atoms = 4\n")
+    result = parmflow("assign", library, "--out", out, "--model", model_folder, "--config", config)
+    assert "settings.ligand.max_atoms (250 -> 4)" in result.stderr
+    assert [row["status"] for row in rows_of(out)] == ["failed", "ok", "failed", "failed"]
+    assert len(parameters_in(out)) == 1
