@@ -1,0 +1,93 @@
+"""The Prefect flow: the same files as the plain command, seen in Prefect."""
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.testing.utilities import prefect_test_harness
+
+from flows import batch
+from flows.campaign_flow import campaign_flow, shards
+from flows.inbox import inbox_flow, requests_in
+from flows.progress import Lines
+from flows.request import Request, settings_from
+
+
+@pytest.fixture(scope="module", autouse=True)
+def harness():
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def request_for(tmp_path, library, model_folder, fast):
+    def make(command, out):
+        return Request(
+            command=command,
+            libraries=(library,),
+            out=tmp_path / out,
+            store=tmp_path / "store",
+            settings=settings_from(fast, {"model": str(model_folder)}),
+        )
+
+    return make
+
+
+def parameters_in(folder):
+    return {path.parent.name: path.read_bytes() for path in folder.glob("ligands/*/*/parameters.json")}
+
+
+@pytest.mark.parametrize("command", ["assign", "refine"])
+def test_the_flow_delivers_what_the_command_delivers(request_for, command):
+    """The same request in Prefect and plain: parameters byte-equal, counts as expected; again the same."""
+    counts = campaign_flow(request_for(command, "in-prefect"))
+    assert counts == {"n_records": 4, "n_ok": 3, "n_failed": 1}
+    plain = request_for(command, "plain")
+    batch.run(plain, Lines([].append))
+    in_prefect = request_for(command, "in-prefect").out
+    assert parameters_in(in_prefect) == parameters_in(plain.out)
+    assert len(parameters_in(plain.out)) == 3
+    for name in ("outcomes.csv", "run.json"):
+        assert (in_prefect / name).is_file()
+    again = campaign_flow(request_for(command, "in-prefect"))
+    assert again == counts
+
+
+def test_the_flow_shows_progress_and_outcomes_and_carries_no_molecule(request_for):
+    """Artifacts: progress at 100 and the outcome table; no task run's parameters hold a structure."""
+    campaign_flow(request_for("assign", "out"))
+    with get_client(sync_client=True) as client:
+        artifacts = client.read_artifacts(limit=200)
+        runs = client.read_task_runs(limit=200)
+    progress = [a for a in artifacts if a.key == "progress"]
+    tables = [a for a in artifacts if a.key == "outcomes"]
+    assert max(float(a.data) for a in progress) == 100
+    assert any("formaldehyde" in str(table.data) for table in tables)
+    assert runs
+    assert not any("C=O" in run.model_dump_json() for run in runs)
+
+
+def test_an_inbox_runs_every_file_and_a_bad_one_stops_none(tmp_path, model_folder, fast):
+    """A library, a note and a hidden file: the library is run, the note is a problem, the rest is left."""
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    (inbox / "b.smi").write_text("CO methanol\n")
+    (inbox / "a-note.txt").write_text("please run b.smi")
+    (inbox / ".b.smi.part").write_text("C")
+    template = Request(
+        command="assign",
+        libraries=(),
+        out=tmp_path / "out",
+        store=tmp_path / "store",
+        settings=settings_from(fast, {"model": str(model_folder)}),
+    )
+    assert [request.libraries[0].name for request in requests_in(inbox, template)] == ["a-note.txt", "b.smi"]
+    endings = inbox_flow(inbox, template)
+    assert endings["b.smi"] == {"n_records": 1, "n_ok": 1, "n_failed": 0}
+    assert "unknown form" in endings["a-note.txt"]["problem"]
+    (folder,) = (tmp_path / "out").iterdir()
+    assert folder.name.startswith("b-smi-")
+
+
+def test_shards_lose_nothing_and_keep_the_order():
+    """Seven items by three: 3 + 3 + 1, joined again the same."""
+    assert shards(list(range(7)), 3) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert shards([], 3) == []
