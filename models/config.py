@@ -18,6 +18,8 @@ class NetworkConfig(_Config):
 
     width: int = Field(default=128, ge=8)
     n_layers: int = Field(default=4, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """share of the update's inputs dropped while training"""
 
 
 class ScheduleConfig(_Config):
@@ -30,6 +32,8 @@ class ScheduleConfig(_Config):
     weight_decay: float = Field(default=1e-5, ge=0)
     clip: float = Field(default=10.0, gt=0)
     """largest gradient norm of one step"""
+    average: float = Field(default=0.0, ge=0, lt=1)
+    """decay per step of the running average of the weights that is scored and kept; 0: none"""
 
 
 class ChargeStage(_Config):
@@ -54,6 +58,8 @@ class ValenceStage(_Config):
 
     network: NetworkConfig = NetworkConfig()
     schedule: ScheduleConfig
+    tables: tuple[str, ...] = ("qm/train.parquet",)
+    """Parquet files below the data folder"""
     sources: dict[str, int]
     """data source -> largest number of rows taken (0: all)"""
     max_confs: int = Field(default=12, ge=2)

@@ -38,7 +38,7 @@ class QMExample:
     key: str
     source: str
     kind: str
-    """minima or torsiondrive"""
+    """minima, torsiondrive, or displaced (gradients only, see data/qm/stiffness)"""
     level: str
     ligand: Ligand
     graph: MolecularGraph
@@ -66,13 +66,14 @@ def read_charge_examples(
     return _collect(rows, _charge_example)
 
 
-def read_qm_examples(path: Path, sources: dict[str, int] | None = None) -> tuple[list[QMExample], int]:
-    """Read a QM table; `sources` limits the rows per source (0: all). Return examples and rows left out."""
-    table = _read_table(path)
+def read_qm_examples(*paths: Path, sources: dict[str, int] | None = None) -> tuple[list[QMExample], int]:
+    """Read QM tables; `sources` limits the rows per source (0: all). Return examples and rows left out."""
+    table = pd.concat([_read_table(path) for path in paths])
     if sources is not None:
         unknown = set(sources) - set(table["source"])
         if unknown:
-            raise SettingsError(f"{path.name} has no source {', '.join(sorted(unknown))}")
+            names = ", ".join(path.name for path in paths)
+            raise SettingsError(f"{names}: no source {', '.join(sorted(unknown))}")
         parts = [_take(table[table["source"] == source], n) for source, n in sources.items()]
         table = pd.concat(parts)
     return _collect(table, _qm_example)

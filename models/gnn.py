@@ -52,9 +52,10 @@ AGGREGATES: dict[str, Callable[[GraphBatch], Aggregate]] = {"torch": torch_aggre
 class MessageLayer(nn.Module):
     """One round of messages along the bonds, added to the atom embedding."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
         self.source = nn.Linear(width, width)
         self.edge = nn.Linear(N_EDGE_FEATURES, width, bias=False)
         self.update = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
@@ -64,16 +65,16 @@ class MessageLayer(nn.Module):
         normed = self.norm(embedding)
         source = self.source(normed).index_select(0, batch.edge_source)
         messages = nn.functional.silu(source + self.edge(batch.edge_features))
-        return embedding + self.update(torch.cat([normed, aggregate(messages)], dim=1))
+        return embedding + self.update(self.dropout(torch.cat([normed, aggregate(messages)], dim=1)))
 
 
 class GraphEncoder(nn.Module):
     """Atom features in, atom embeddings out."""
 
-    def __init__(self, width: int, n_layers: int) -> None:
+    def __init__(self, width: int, n_layers: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.embed = nn.Linear(N_ATOM_FEATURES, width)
-        self.layers = nn.ModuleList(MessageLayer(width) for _ in range(n_layers))
+        self.layers = nn.ModuleList(MessageLayer(width, dropout) for _ in range(n_layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, batch: GraphBatch, backend: Backend = "torch") -> Tensor:

@@ -39,6 +39,8 @@ class TrainingRow:
     """(n_atoms, n_points, 3), kcal/mol/angstrom, float32: QM minus fixed nonbonded"""
     prior: ValenceParameters | None
     """what a classical force field assigns, float32; None where it has no parameter"""
+    has_energy: bool = True
+    """False where only the gradient is a reference"""
 
     @property
     def n_points(self) -> int:
@@ -61,6 +63,8 @@ class TrainingBatch:
     is_used: Tensor
     """(n_molecules, n_confs), 1 where a point is real, 0 where it pads"""
     has_gradient: Tensor
+    """(n_molecules,) 1 or 0"""
+    has_energy: Tensor
     """(n_molecules,) 1 or 0"""
 
 
@@ -86,6 +90,7 @@ def draw_batch(rows: Sequence[TrainingRow], max_confs: int, generator: np.random
         gradient=torch.cat(gradient),
         is_used=torch.stack(is_used).float(),
         has_gradient=torch.tensor([float(row.gradient is not None) for row in rows]),
+        has_energy=torch.tensor([float(row.has_energy) for row in rows]),
     )
 
 
@@ -102,7 +107,8 @@ def qm_errors(valence: ValenceParameters, batch: TrainingBatch) -> tuple[Tensor,
     difference = (terms.total - batch.energy) * batch.is_used
     mean = difference.sum(dim=1, keepdim=True) / batch.is_used.sum(dim=1, keepdim=True)
     known = (batch.is_used * batch.has_gradient[:, None]).index_select(0, batch.graphs.atom_molecule)
-    return (difference - mean) * batch.is_used, (gradient - batch.gradient) * known[:, :, None]
+    known_energy = batch.is_used * batch.has_energy[:, None]
+    return (difference - mean) * known_energy, (gradient - batch.gradient) * known[:, :, None]
 
 
 def valence_loss(valence: ValenceParameters, batch: TrainingBatch, config: ValenceStage) -> Tensor:
@@ -115,7 +121,8 @@ def valence_loss(valence: ValenceParameters, batch: TrainingBatch, config: Valen
     n_components = 3.0 * torch.bincount(batch.graphs.atom_molecule) * n_used
     gradient = (by_molecule / n_components).sum() / batch.has_gradient.sum().clamp(min=1.0)
     penalty = valence.proper_k.square().sum(dim=1).mean() + valence.improper_k.square().sum(dim=1).mean()
-    return energy.mean() + gradient + config.torsion_penalty * penalty
+    energy_mean = energy.sum() / batch.has_energy.sum().clamp(min=1.0)
+    return energy_mean + gradient + config.torsion_penalty * penalty
 
 
 def prior_loss(valence: ValenceParameters, rows: Sequence[TrainingRow]) -> Tensor:

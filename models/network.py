@@ -11,9 +11,9 @@ from models.terms import MMIndices
 class ValenceNetwork(nn.Module):
     """One graph encoder shared by the four valence readouts."""
 
-    def __init__(self, width: int, n_layers: int) -> None:
+    def __init__(self, width: int, n_layers: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.encoder = GraphEncoder(width, n_layers)
+        self.encoder = GraphEncoder(width, n_layers, dropout)
         self.readouts = ValenceReadouts(width)
 
     def forward(self, batch: GraphBatch, indices: MMIndices, backend: Backend = "torch") -> ValenceParameters:

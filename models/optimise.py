@@ -45,6 +45,8 @@ def run_stage(stage: Stage, schedule: ScheduleConfig, *, seed: int, folder: Path
     for epoch in range(state.epoch, schedule.epochs):
         started = time.monotonic()
         generator = np.random.default_rng([seed, epoch])
+        torch.manual_seed(int(np.random.default_rng([seed, epoch, 1]).integers(2**62)))
+        stage.model.train()
         losses = []
         for number, batch in enumerate(_batches(stage.n_examples, schedule.batch_molecules, generator)):
             _set_learning_rate(optimiser, schedule, epoch + number / n_batches)
@@ -54,9 +56,9 @@ def run_stage(stage: Stage, schedule: ScheduleConfig, *, seed: int, folder: Path
             norm = nn.utils.clip_grad_norm_(stage.model.parameters(), schedule.clip)
             if torch.isfinite(norm):
                 optimiser.step()
+                state.average(schedule.average)
             losses.append(loss.item())
-        scores = stage.score()
-        state.finish_epoch(epoch, scores)
+        scores = state.finish_epoch(epoch, stage.score)
         figures = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
         seconds = time.monotonic() - started
         epoch_of = f"{stage.name} {epoch + 1}/{schedule.epochs}"
@@ -82,11 +84,12 @@ def _set_learning_rate(optimiser: torch.optim.Optimizer, schedule: ScheduleConfi
 
 
 class _Progress:
-    """Checkpoints of one stage: last and best weights, optimiser moments, epoch; all safetensors and JSON."""
+    """Checkpoints of one stage: last, averaged and best weights, optimiser moments; safetensors and JSON."""
 
     def __init__(self, stage: Stage, optimiser: torch.optim.Optimizer, folder: Path) -> None:
         self.model, self.optimiser, self.folder = stage.model, optimiser, folder
         self.epoch, self.best = 0, math.inf
+        self.averaged = _copy(self.model)
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "progress.json").exists():
             self._load()
@@ -94,39 +97,57 @@ class _Progress:
     def _load(self) -> None:
         progress = json.loads((self.folder / "progress.json").read_text())
         self.epoch, self.best = progress["epoch"], progress["best"]
-        self.model.load_state_dict(load_file(self.folder / f"last-{self.epoch}.safetensors"))
-        moments = load_file(self.folder / f"moments-{self.epoch}.safetensors")
+        self.model.load_state_dict(load_file(self._path("last")))
+        self.averaged = load_file(self._path("average"))
         state: dict[int, dict[str, Any]] = {}
-        for name, tensor in moments.items():
+        for name, tensor in load_file(self._path("moments")).items():
             index, key = name.split(".", 1)
             state.setdefault(int(index), {})[key] = tensor
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
 
-    def finish_epoch(self, epoch: int, scores: dict[str, float]) -> None:
-        """Write the checkpoint; progress.json last, so that a kill leaves the previous one whole."""
-        score = next(iter(scores.values()))
-        weights = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
-        if score < self.best:
-            self.best = score
-            _replace(self.folder / "best.safetensors", weights)
-        old, self.epoch = self.epoch, epoch + 1
+    def _path(self, kind: str) -> Path:
+        return self.folder / f"{kind}-{self.epoch}.safetensors"
+
+    @torch.no_grad()
+    def average(self, decay: float) -> None:
+        """Let the averaged weights follow the model's."""
+        for name, weight in self.model.state_dict().items():
+            self.averaged[name].lerp_(weight, 1.0 - decay)
+
+    def finish_epoch(self, epoch: int, score: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Score the averaged weights and write the checkpoint; progress.json last, against kills."""
+        last = _copy(self.model)
+        self.model.load_state_dict(self.averaged)
+        self.model.eval()
+        scores = score()
+        self.model.load_state_dict(last)
+        if next(iter(scores.values())) < self.best:
+            self.best = next(iter(scores.values()))
+            _replace(self.folder / "best.safetensors", self.averaged)
+        stale = [self._path(kind) for kind in ("last", "average", "moments")]
+        self.epoch = epoch + 1
         moments = {
             f"{index}.{key}": tensor.contiguous()
             for index, entry in self.optimiser.state_dict()["state"].items()
             for key, tensor in entry.items()
         }
-        _replace(self.folder / f"last-{self.epoch}.safetensors", weights)
-        _replace(self.folder / f"moments-{self.epoch}.safetensors", moments)
+        for kind, tensors in (("last", last), ("average", self.averaged), ("moments", moments)):
+            _replace(self._path(kind), tensors)
         progress = self.folder / "progress.json.new"
         progress.write_text(json.dumps({"epoch": self.epoch, "best": self.best, "scores": scores}))
         progress.replace(self.folder / "progress.json")
-        if old != self.epoch:
-            for name in ("last", "moments"):
-                (self.folder / f"{name}-{old}.safetensors").unlink(missing_ok=True)
+        for path in stale:
+            path.unlink(missing_ok=True)
+        return scores
 
     def restore_best(self) -> None:
         """Put the best weights seen back into the model."""
         self.model.load_state_dict(load_file(self.folder / "best.safetensors"))
+        self.model.eval()
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def _replace(path: Path, tensors: dict[str, Tensor]) -> None:

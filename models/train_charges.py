@@ -26,7 +26,7 @@ def train_charges(
     held_out, _ = read_charge_examples(table, "dev")
     report(f"charges: {len(examples)} molecules ({left_out} left out), {len(held_out)} held out")
     torch.manual_seed(seed)
-    model = ChargeNetwork(config.network.width, config.network.n_layers)
+    model = ChargeNetwork(config.network.width, config.network.n_layers, config.network.dropout)
 
     def loss(batch: Sequence[int], generator: np.random.Generator) -> Tensor:  # noqa: ARG001 - nothing is drawn
         return charge_loss(model, [examples[index] for index in batch])

@@ -32,12 +32,13 @@ def train_valence(
     """Train the valence network on top of frozen charges and return it with its best weights."""
     prior = sage_labeller(data / config.prior.force_field)
     stage = config.valence
-    rows = prepare_rows(data / "qm" / "train.parquet", charges, stage, prior, report)
+    tables = [data / table for table in stage.tables]
+    rows = prepare_rows(tables, charges, stage, prior, report)
     dev_sources = [name for name in ("gen2-torsion", "torsiontest2000") if name in stage.sources]
     dev_stage = stage.model_copy(update={"sources": dict.fromkeys(dev_sources, 0)})
-    held_out = prepare_rows(data / "qm" / "dev.parquet", charges, dev_stage, None, report)
+    held_out = prepare_rows([data / "qm" / "dev.parquet"], charges, dev_stage, None, report)
     torch.manual_seed(config.seed)
-    model = ValenceNetwork(stage.network.width, stage.network.n_layers)
+    model = ValenceNetwork(stage.network.width, stage.network.n_layers, stage.network.dropout)
     _train_prior(config, model, [row for row in rows if row.prior is not None], folder, report)
     _train_qm(config, model, rows, held_out, folder, report)
     return model
@@ -127,16 +128,21 @@ def sage_labeller(path: Path) -> Labeller:
 
 
 def prepare_rows(
-    path: Path, charges: ChargeNetwork, config: ValenceStage, prior: Labeller | None, report: Report
+    paths: Sequence[Path],
+    charges: ChargeNetwork,
+    config: ValenceStage,
+    prior: Labeller | None,
+    report: Report,
 ) -> list[TrainingRow]:
     """Read QM rows and take the fixed nonbonded part out of their energies and gradients."""
-    examples, left_out = read_qm_examples(path, config.sources)
+    examples, left_out = read_qm_examples(*paths, sources=config.sources)
     rows = [prepare_row(example, charges, config, prior) for example in examples]
     kept = [row for row in rows if row is not None]
     n_points = sum(row.n_points for row in kept)
+    names = ", ".join(path.name for path in paths)
     n_prior = sum(row.prior is not None for row in kept)
     report(
-        f"{path.name}: {len(kept)} rows, {n_points} points ({left_out} rows with elements outside the model, "
+        f"{names}: {len(kept)} rows, {n_points} points ({left_out} rows with elements outside the model, "
         f"{len(rows) - len(kept)} without two points in the window; {n_prior} with a prior)"
     )
     return kept
@@ -166,6 +172,7 @@ def prepare_row(
         energy=(energy - energy.mean()).float(),
         gradient=target,
         prior=_prior(example, prior),
+        has_energy=example.kind != "displaced",
     )
 
 

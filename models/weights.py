@@ -43,6 +43,7 @@ def save_model(model: Model, folder: Path) -> Model:
     for part, network in (("charges", model.charges), ("valence", model.valence)):
         path = folder / f"{part}.safetensors"
         save_file({n: t.contiguous().float() for n, t in network.state_dict().items()}, path)
+        path.chmod(0o644)
         hashes[path.name] = _sha256(path)
     manifest = {
         "name": model.name,
