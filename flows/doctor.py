@@ -61,9 +61,9 @@ def examine(store: Path) -> Report:
         *check_versions(requires("parmflow") or [], version),
         _check_weights(),
         *_check_engines(),
-        _check_space("scratch space", Path(tempfile.gettempdir())),
-        _check_space("QM store", store),
-        _check_scheduler(os.environ.get("PREFECT_API_URL", "")),
+        check_space("scratch space", Path(tempfile.gettempdir())),
+        check_space("QM store", store),
+        check_scheduler(os.environ.get("PREFECT_API_URL", "")),
     ]
     return Report(findings=tuple(findings))
 
@@ -120,7 +120,7 @@ def _check_engines() -> list[Finding]:
     return findings
 
 
-def _check_space(name: str, folder: Path) -> Finding:
+def check_space(name: str, folder: Path) -> Finding:
     """Is the folder, or the nearest one above that exists, writable and not full?"""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
@@ -130,7 +130,7 @@ def _check_space(name: str, folder: Path) -> Finding:
     return Finding(name=name, state=state, detail=f"{folder}, {free:.0f} GB free")
 
 
-def _check_scheduler(url: str) -> Finding:
+def check_scheduler(url: str) -> Finding:
     """Does the Prefect server answer that PREFECT_API_URL names?"""
     if not url:
         detail = "PREFECT_API_URL is not set; --prefect then runs a server of its own while it works"

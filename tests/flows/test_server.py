@@ -83,7 +83,7 @@ def test_doctor_finds_the_server(environment):
 
 
 def test_a_served_inbox_is_run_by_its_schedule(tmp_path, environment, library, model_folder):
-    """A deployment with a cron schedule of every minute: the server schedules runs and one of them delivers."""
+    """A deployment with a cron schedule of every minute: a scheduled run appears and delivers."""
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     library.rename(inbox / "library.smi")

@@ -1,0 +1,86 @@
+"""Options and config files become settings; what is wrong with them is said."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.progress import Lines
+from flows.request import Request, default_store, parse_duration, settings_from, split_formats
+from pipeline.errors import SettingsError
+
+
+def test_options_win_over_the_config_and_the_config_over_defaults(tmp_path):
+    """spec from the command line, n_points from the file, displacement as built in."""
+    path = tmp_path / "settings.toml"
+    path.write_text("[qm]\nspec = 'openff-default'\nn_points = 9\n")
+    qm = settings_from(path, {"qm.spec": "fast", "qm.budget_seconds": None}).qm
+    assert (qm.spec, qm.n_points, qm.displacement) == ("fast", 9, 0.04)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [("jobs = -1", "jobs"), ("[qm]\nn_point = 5", "qm.n_point"), ("qm = 3", "qm"), ("a = [", "TOML")],
+)
+def test_a_wrong_config_names_its_key(tmp_path, text, cause):
+    """The message holds the dotted name of the first wrong key."""
+    path = tmp_path / "settings.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=cause):
+        settings_from(path, {"qm.spec": "fast"})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("2 d", 172800), ("45", 45), (None, None)],
+)
+def test_durations(text, seconds):
+    """Units by hand: 1.5 h = 5400 s, 2 d = 172800 s; a bare number is seconds."""
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-5s", "5 parsecs", "1e3"])
+def test_what_is_no_duration_is_refused(text):
+    """The message quotes the text."""
+    with pytest.raises(SettingsError, match="duration"):
+        parse_duration(text)
+
+
+def test_formats_are_split_once_each_in_order():
+    """Blanks and repetitions fall away."""
+    assert split_formats(" amber,offxml,,amber ") == ("amber", "offxml")
+    assert split_formats(None) is None
+
+
+def test_the_store_follows_the_desktop_convention(monkeypatch, tmp_path):
+    """XDG_DATA_HOME when it is an absolute path, else ~/.local/share (XDG base directory specification)."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", "/data/mine")
+    assert default_store() == Path("/data/mine/parmflow")
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")
+    assert default_store() == tmp_path / ".local/share/parmflow"
+
+
+def test_a_request_survives_json(tmp_path):
+    """What Prefect carries and the ledger keeps comes back equal."""
+    request = Request(
+        command="refine",
+        libraries=(tmp_path / "a.smi",),
+        out=tmp_path / "out",
+        store=tmp_path,
+        settings=settings_from(None, {"qm.spec": "fast", "export.formats": ("amber",)}),
+    )
+    assert Request.model_validate_json(request.model_dump_json()) == request
+
+
+def test_plain_lines_come_at_every_tenth():
+    """25 pieces: one opening line and ten more, the last at 25."""
+    said = []
+    lines = Lines(said.append, clock=lambda: 0.0)
+    lines.begin("qm", 25)
+    for _ in range(25):
+        lines.advance("qm")
+    assert said[0] == "qm: 25 to do"
+    assert len(said) == 11
+    assert said[-1] == "qm: 25 of 25, 0 s"
+    lines.begin("deliver", 0)
+    assert len(said) == 11
