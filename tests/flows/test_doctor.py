@@ -36,7 +36,7 @@ def test_versions_are_held_to_the_pins(requirement, installed, state):
 
 def test_development_requirements_are_not_needed():
     """A requirement of an extra is not asked for."""
-    findings = check_versions(["pytest>=8; extra == 'dev'"], dict(pytest="0").get)
+    findings = check_versions(["pytest>=8; extra == 'dev'"], {"pytest": "0"}.get)
     assert [finding.name for finding in findings] == ["python"]
 
 
