@@ -48,8 +48,8 @@ _PROGRAMS = ("parmflow", "rdkit", "torch", "numpy", "openmm")
 
 STORE_FILE = "qm.sqlite"
 
-_NOT_DECISIVE: dict[str, bool | set[str]] = {"jobs": True, "qm": {"budget_seconds"}}
-"""Settings that change how fast and how far a run goes, not what comes out."""
+_NOT_DECISIVE: dict[str, bool | set[str]] = {"jobs": True, "model": True, "qm": {"budget_seconds"}}
+"""Settings that change how fast or far a run goes, not what comes out; the model's hash stands for it."""
 
 
 @lru_cache(maxsize=2)
@@ -223,7 +223,7 @@ def open_bench(request: Request) -> Iterator[Bench]:
     def tune(references: Sequence[Reference], ring: Callable[[], None]) -> Sequence[LigandFit]:
         return fine_tune(predictor, references, settings.fine_tune, on_step=lambda *_: ring())
 
-    with open_qm(request.store / STORE_FILE, settings) as qm:
+    with open_qm(request.store / STORE_FILE, settings.model_copy(update={"jobs": n_jobs(settings)})) as qm:
         yield Bench(
             qm=qm,
             make_geometries=line.make_geometries,

@@ -5,6 +5,7 @@ that no molecule travels through Prefect; a task tried again does only what its 
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 from uuid import UUID
@@ -18,7 +19,6 @@ from flows.request import Request
 from pipeline.campaign import Campaign, assign, begin_work, finish_run
 from pipeline.refine import (
     Bench,
-    Molecule,
     compute_qm,
     deliver_fits,
     foresee,
@@ -33,7 +33,9 @@ from pipeline.refine import (
 CHEAP_SHARD = 200
 """ligands in a task of a stage that takes a second per ligand"""
 QM_SHARD = 4
-"""molecules in a QM task"""
+"""molecules in a QM task, at least"""
+MAX_QM_TASKS = 500
+"""per flow run: Prefect's server loses events of runs with many thousand tasks"""
 MAX_TABLE_ROWS = 1000
 """of the outcome table in the UI; the whole table is outcomes.csv"""
 
@@ -64,10 +66,6 @@ class FlowLog:
 def _opened(request: Request) -> Iterator[tuple[Campaign, Bench]]:
     with open_bench(request) as bench, open_campaign(request, FlowLog()) as campaign:
         yield campaign, bench
-
-
-def _some(campaign: Campaign, keys: Sequence[str]) -> list[Molecule]:
-    return [molecule for molecule in molecules(campaign) if molecule.ligand_key in set(keys)]
 
 
 def shards(items: Sequence[Any], size: int) -> list[list[Any]]:
@@ -105,19 +103,19 @@ def prepare_shard(request: Request, numbers: list[int]) -> int:
 def list_molecules(request: Request) -> list[str]:
     """The keys of the distinct molecules."""
     with open_campaign(request, FlowLog()) as campaign:
-        return [molecule.ligand_key for molecule in molecules(campaign)]
+        return list(dict.fromkeys(key for _, key in campaign.ledger.in_tuning()))
 
 
 @task(name="conformers", **_AGAIN)
 def geometry_shard(request: Request, keys: list[str]) -> int:
     """Make the geometries of some molecules; how many were given."""
     with _opened(request) as (campaign, bench):
-        foresee(campaign, _some(campaign, keys))
-        make_geometries(campaign, bench, _some(campaign, keys))
+        foresee(campaign, molecules(campaign, set(keys)))
+        make_geometries(campaign, bench, molecules(campaign, set(keys)))
         return len(keys)
 
 
-@task(name="state the cost", **_AGAIN)
+@task(name="state the cost", **_ONCE)
 def state_cost_first(request: Request) -> None:
     """Log what the QM will cost."""
     with _opened(request) as (campaign, bench):
@@ -128,7 +126,7 @@ def state_cost_first(request: Request) -> None:
 def qm_shard(request: Request, keys: list[str]) -> int:
     """Compute the references of some molecules; how many were given."""
     with _opened(request) as (campaign, bench):
-        compute_qm(campaign, bench, _some(campaign, keys))
+        compute_qm(campaign, bench, molecules(campaign, set(keys)))
         return len(keys)
 
 
@@ -202,6 +200,7 @@ def _refine_in_shards(request: Request, undone: list[int], progress: _Progress) 
     progress.over((5, 10), shards(keys, CHEAP_SHARD), lambda some: geometry_shard(request, some))
     state_cost_first(request)
     keys = list_molecules(request)
-    progress.over((10, 80), shards(keys, QM_SHARD), lambda some: qm_shard(request, some))
+    size = max(QM_SHARD, math.ceil(len(keys) / MAX_QM_TASKS))
+    progress.over((10, 80), shards(keys, size), lambda some: qm_shard(request, some))
     undelivered = tune_all(request)
     progress.over((80, 99), shards(undelivered, CHEAP_SHARD), lambda some: deliver_shard(request, some))

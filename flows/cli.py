@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +63,7 @@ def exit_codes() -> Iterator[None]:
     except UsageError as error:
         print(f"parmflow: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
-    except ParmflowError as error:
+    except (ParmflowError, OSError, sqlite3.Error) as error:
         print(f"parmflow: the run broke: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:

@@ -205,15 +205,17 @@ class Ledger:
         )
         return [row[0] for row in rows]
 
-    def numbers_in_tuning(self) -> list[int]:
-        """Record numbers not failed, or failed only after fine-tuning began: what is tuned must not depend on
-        how far delivery got.
+    def in_tuning(self) -> list[tuple[int, str]]:
+        """Record number and ligand key of what is not failed, or failed only after fine-tuning began.
+
+        What is tuned must not depend on how far delivery got. In input order.
         """
         rows = self._database.execute(
-            "SELECT number FROM records LEFT JOIN outcomes USING (id)"
+            "SELECT number, ligand_key FROM records"
+            " LEFT JOIN outcomes USING (id) LEFT JOIN prepared USING (id)"
             f" WHERE COALESCE(stage, '') IN {_AFTER_REFERENCES} ORDER BY number"
         )
-        return [row[0] for row in rows]
+        return rows.fetchall()
 
     def traceback(self, id_: str) -> str:
         """The traceback of a failure; empty when there is none."""

@@ -7,7 +7,7 @@ phases talk only through the ledger and the QM store, so each can run on a part 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -117,16 +117,17 @@ def prepare(campaign: Campaign, numbers: Iterable[int]) -> None:
             ledger.keep_prepared(id_, ending)
 
 
-def molecules(campaign: Campaign) -> list[Molecule]:
-    """The distinct molecules whose references can be tuned on, in order of their first record."""
+def molecules(campaign: Campaign, keys: Collection[str] | None = None) -> list[Molecule]:
+    """The distinct molecules whose references can be tuned on (or those with these keys), in input order."""
     ledger = campaign.ledger
     by_key: dict[str, Molecule] = {}
-    for number in ledger.numbers_in_tuning():
+    for number, key in ledger.in_tuning():
+        if keys is not None and key not in keys:
+            continue
         id_, record = ledger.record(number)
         prepared = ledger.prepared(id_)
         if prepared is None:
             raise RuntimeError(f"record {number} was not prepared: this is a bug in parmflow")
-        key = prepared.ligand_key
         molecule = by_key.setdefault(key, Molecule(ligand_key=key, prepared=prepared))
         molecule.members.append((id_, record))
     return list(by_key.values())

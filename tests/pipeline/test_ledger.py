@@ -134,7 +134,7 @@ def test_what_is_tuned_does_not_depend_on_how_far_delivery_got(ledger):
     ledger.settle(make_outcome(2, "b"))
     ledger.settle(make_outcome(3, "c", status="failed", stage="deliver"))
     ledger.settle(make_outcome(4, "d", status="failed", stage="qm"))
-    assert ledger.numbers_in_tuning() == [1, 2, 3]
+    assert [number for number, _ in ledger.in_tuning()] == [1, 2, 3]
     ledger.forget_deliveries()
     assert ledger.numbers(status="undone") == [1, 2, 3]
 
