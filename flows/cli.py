@@ -32,7 +32,8 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder; 
 Run = Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of a run.")]
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings as TOML.")]
 Formats = Annotated[
-    str | None, typer.Option("--formats", metavar="LIST", help="Some of offxml,amber,openmm; default all.")
+    str | None,
+    typer.Option("--formats", metavar="LIST", help="Files to write, e.g. offxml,amber; default all."),
 ]
 ModelName = Annotated[
     str | None, typer.Option("--model", metavar="NAME", help="Shipped weights, `name/version`, or a folder.")
@@ -199,7 +200,7 @@ def train(
 
 @app.command()
 def evaluate(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Table of QM references, parquet.")],
+    data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Table of QM references, parquet.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Report, rows and plots.")],
     model: ModelName = None,
     as_json: Json = False,

@@ -16,6 +16,10 @@ from pipeline.outcome import Outcome
 _MAX_ROWS = 50
 _MAX_FAILURES = 20
 _N_PLAIN_COLUMNS = 4
+_FIT_LEGEND = (
+    "Errors against QM on geometries left out, before -> after fine-tuning\n"
+    "(energy in kcal/mol, force in kcal/mol/Å; shipped: tuning did not help, the old parameters stay):\n"
+)
 _MESSAGE_WIDTH = 160
 
 
@@ -56,7 +60,7 @@ def print_summary(folder: Path, ledger: Ledger) -> None:
     n_records = ledger.n_records()
     table = _table(ledger, outcomes[:_MAX_ROWS])
     if len(table.columns) > _N_PLAIN_COLUMNS:
-        console.print("Errors against QM on geometries left out, before -> after fine-tuning:\n")
+        console.print(_FIT_LEGEND)
     console.print(table)
     if len(outcomes) > _MAX_ROWS:
         console.print(f"... and {len(outcomes) - _MAX_ROWS} more in outcomes.csv")
@@ -80,12 +84,12 @@ def _table(ledger: Ledger, outcomes: Sequence[Outcome]) -> Table:
     fits = {outcome.id: _fit(ledger, outcome) for outcome in outcomes}
     with_fits = any(fits.values())
     table = Table(box=None, pad_edge=False)
-    for heading in ("record", "name", "status", "seconds"):
-        justify: Literal["left", "right"] = "right" if heading in ("record", "seconds") else "left"
+    for heading in ("#", "name", "status", "seconds"):
+        justify: Literal["left", "right"] = "right" if heading in ("#", "seconds") else "left"
         table.add_column(heading, justify=justify, no_wrap=True)
     if with_fits:
-        table.add_column("energy, kcal/mol", no_wrap=True)
-        table.add_column("force, kcal/mol/Å", no_wrap=True)
+        table.add_column("energy", no_wrap=True)
+        table.add_column("force", no_wrap=True)
         table.add_column("QM", justify="right")
     for outcome in outcomes:
         cells = [str(outcome.record), _plain(outcome.name, 20), outcome.status, f"{outcome.seconds:.1f}"]
@@ -97,9 +101,10 @@ def _table(ledger: Ledger, outcomes: Sequence[Outcome]) -> Table:
 def _fit_cells(fit: Fit | None) -> list[str]:
     if fit is None:
         return ["", "", ""]
-    kept = " (shipped)" if fit.kept == "shipped" else ""
+    if fit.kept == "shipped":
+        return [f"{fit.energy_rmse_before:.2f} shipped", f"{fit.force_rmse_before:.1f}", str(fit.n_qm)]
     return [
-        f"{fit.energy_rmse_before:.2f} -> {fit.energy_rmse_after:.2f}{kept}",
+        f"{fit.energy_rmse_before:.2f} -> {fit.energy_rmse_after:.2f}",
         f"{fit.force_rmse_before:.1f} -> {fit.force_rmse_after:.1f}",
         str(fit.n_qm),
     ]

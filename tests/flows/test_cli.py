@@ -295,3 +295,20 @@ def test_other_settings_in_the_same_folder_are_named_and_computed_anew(tmp_path,
     assert "settings.ligand.max_atoms (250 -> 4)" in result.stderr
     assert [row["status"] for row in rows_of(out)] == ["failed", "ok", "failed", "failed"]
     assert len(parameters_in(out)) == 1
+
+
+def test_a_ligand_out_of_time_can_be_retried(tmp_path, model_folder):
+    """A limit of a millisecond on conformers: the row says `time`, and `retry` tries that record again."""
+    library = tmp_path / "one.smi"
+    library.write_text("CO methanol\nbad bad\n")
+    config = tmp_path / "hasty.toml"
+    config.write_text("[conformers]\nseconds = 0.001\n")
+    out = tmp_path / "out"
+    parmflow("assign", library, "--out", out, "--model", model_folder, "--config", config)
+    row, _ = rows_of(out)
+    assert (row["status"], row["stage"], row["kind"]) == ("failed", "conformers", "time")
+    again = parmflow("retry", out)
+    assert again.exit_code == 3, again.output
+    assert "1 failed records can be retried" in again.stderr
+    assert "assign: 1 to do" in again.stderr
+    assert [row["kind"] for row in rows_of(out)] == ["time", "unreadable"]
