@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from flows.fits_plot import write_fits_plot
 from flows.request import Request
 from models.finetune import LigandFit, fine_tune
 from models.predict import Predictor, load_predictor
@@ -161,9 +162,11 @@ def walk(campaign: Campaign, bench: Bench | None) -> list[Outcome]:
     undone = begin_work(campaign)
     if bench is None:
         assign(campaign, undone)
-    else:
-        refine(campaign, bench)
-    return finish_run(campaign)
+        return finish_run(campaign)
+    refine(campaign, bench)
+    outcomes = finish_run(campaign)
+    write_fits_plot(campaign.folder)
+    return outcomes
 
 
 def run(request: Request, watch: Watch) -> list[Outcome]:

@@ -126,7 +126,7 @@ def _next_steps(folder: Path, ledger: Ledger, outcomes: Sequence[Outcome]) -> li
         name = _plain(delivered.name, 32)
         lines.append(f"  {folder / delivered.folder}: the files of {name}; check.json proves them")
     if (folder / "fits.csv").exists():
-        lines.append(f"  {folder / 'fits.csv'}: errors against QM before and after fine-tuning")
+        lines.append(f"  {folder / 'fits.csv'}, fits.png: errors against QM before and after fine-tuning")
     failed = next((outcome for outcome in outcomes if outcome.status == "failed"), None)
     if failed:
         lines.append(f"  parmflow show {folder} --record {failed.record}: why that one failed, in full")
