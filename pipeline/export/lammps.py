@@ -1,0 +1,162 @@
+"""LAMMPS: the data file of one ligand and an input script that reads it, in `real` units.
+
+Format: LAMMPS manual, `read_data`. Harmonic constants are halved (no 1/2 in the energy); a dihedral or
+improper row is K (1 + d cos(n phi)) with d = 1, one type per force constant and periodicity. Impropers use
+style `cvff`, whose angle is the plain dihedral of the four atoms as listed, here centre first. All styles are
+in the core and in the package MOLECULE, which nearly every LAMMPS has; `fourier` is not.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import ExportError
+from pipeline.export.atom_types import list_atom_types
+from pipeline.export.naming import ascii_title, build_atom_names
+from pipeline.export.openmm_system import COULOMB_14_SCALE, VDW_14_SCALE
+from pipeline.schema import FloatArray, IntArray, Parametrized
+from pipeline.units import DEGREE_PER_RADIAN
+
+DATA_FILE = "ligand.data"
+
+BOX_MARGIN = 10.0
+"""angstrom around the ligand"""
+CUTOFF = 1000.0
+"""angstrom; longer than any ligand"""
+
+CHARGE_DECIMALS = 12
+"""rounding 1000 charges so leaves their sum within 1e-9 of the integer"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Terms:
+    """One kind of bonded term: coefficients of each type, and rows of atoms with their 1-based type."""
+
+    name: str
+    """singular: bond, angle, dihedral, improper"""
+    types: tuple[str, ...]
+    rows: tuple[str, ...]
+
+
+def write_lammps_data(parametrized: Parametrized) -> str:
+    """Write box, masses, coefficients, atoms and bonded terms; twelve digits, angstrom, kcal/mol, degrees."""
+    if parametrized.coords is None:
+        raise ExportError(f"{parametrized.ligand.name}: no coordinates, so no LAMMPS data file")
+    types, type_of_atom = list_atom_types(parametrized.topology, parametrized.parameters)
+    pair_coefficients = [f"{_number(kind.epsilon)} {_number(kind.sigma)}  # {kind.symbol}" for kind in types]
+    terms = _bonded_terms(parametrized)
+    counts = [f"{parametrized.topology.n_atoms} atoms"]
+    counts += [f"{len(term.rows)} {term.name}s" for term in terms]
+    counts += [f"{len(types)} atom types"]
+    counts += [f"{len(term.types)} {term.name} types" for term in terms]
+    return "".join(
+        (
+            ascii_title(f"parmflow: {parametrized.ligand.name}", 200) + "\n\n",
+            "\n".join([*counts, "", *_box(parametrized.coords)]) + "\n\n",
+            _section("Masses", [f"{kind.mass:.4f}" for kind in types]),
+            _section("Pair Coeffs # lj/cut/coul/cut", pair_coefficients),
+            *(_section(f"{term.name.title()} Coeffs # {_STYLES[term.name]}", term.types) for term in terms),
+            _section("Atoms # full", _atom_rows(parametrized, type_of_atom)),
+            *(_section(f"{term.name.title()}s", term.rows) for term in terms),
+        )
+    )
+
+
+def write_lammps_input(parametrized: Parametrized) -> str:
+    """Write a script that sets the styles, reads the data file and computes the energy term by term."""
+    facts = [("ligand", parametrized.ligand.name), ("id", parametrized.id), *parametrized.provenance]
+    head = [ascii_title(f"# {key}: {value}", 160) for key, value in facts]
+    # An ampersand at the end would continue the line.
+    return "\n".join(["# written by parmflow", *(line.rstrip("&") for line in head)]) + _SCRIPT
+
+
+_STYLES = {"bond": "harmonic", "angle": "harmonic", "dihedral": "harmonic", "improper": "cvff"}
+
+_SCRIPT = f"""
+
+units real
+atom_style full
+boundary m m m
+neighbor 2.0 nsq
+pair_style lj/cut/coul/cut {CUTOFF}
+pair_modify mix arithmetic shift no tail no
+special_bonds lj 0.0 0.0 {VDW_14_SCALE} coul 0.0 0.0 {COULOMB_14_SCALE}
+bond_style {_STYLES["bond"]}
+angle_style {_STYLES["angle"]}
+dihedral_style {_STYLES["dihedral"]}
+improper_style {_STYLES["improper"]}
+read_data {DATA_FILE}
+thermo_style custom step ebond eangle edihed eimp evdwl ecoul pe
+thermo_modify format float %.10g
+run 0
+"""
+
+
+def _bonded_terms(parametrized: Parametrized) -> tuple[_Terms, ...]:
+    topology, parameters = parametrized.topology, parametrized.parameters
+    theta = parameters.angle_theta * DEGREE_PER_RADIAN
+    return (
+        _harmonic("bond", topology.bonds, parameters.bond_k / 2, parameters.bond_length),
+        _harmonic("angle", topology.angles, parameters.angle_k / 2, theta),
+        _periodic("dihedral", topology.propers, parameters.proper_k),
+        _periodic("improper", topology.improper_dihedrals, parameters.improper_k),
+    )
+
+
+def _harmonic(name: str, atoms: IntArray, k: FloatArray, rest: FloatArray) -> _Terms:
+    values = zip(k.tolist(), rest.tolist(), strict=True)
+    return _tabulate(name, atoms.tolist(), [f"{_number(stiff)} {_number(value)}" for stiff, value in values])
+
+
+def _periodic(name: str, atoms: IntArray, k_rows: FloatArray) -> _Terms:
+    """One row per periodicity with a force constant."""
+    rows, values = [], []
+    for row, k_row in zip(atoms.tolist(), k_rows, strict=True):
+        for column in np.flatnonzero(k_row).tolist():
+            rows.append(row)
+            values.append(f"{_number(k_row[column])} 1 {column + 1}")
+    return _tabulate(name, rows, values)
+
+
+def _tabulate(name: str, atoms: Sequence[Sequence[int]], values: Sequence[str]) -> _Terms:
+    """Number the distinct coefficients and write each row as `type atom atom ...`."""
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(values), start=1)}
+    rows = [
+        " ".join(str(number) for number in (numbers[value], *(atom + 1 for atom in row)))
+        for row, value in zip(atoms, values, strict=True)
+    ]
+    return _Terms(name=name, types=tuple(numbers), rows=tuple(rows))
+
+
+def _atom_rows(parametrized: Parametrized, type_of_atom: Sequence[int]) -> list[str]:
+    """Molecule, type, charge, x, y, z, and the name as a comment."""
+    assert parametrized.coords is not None
+    rows = zip(
+        type_of_atom,
+        parametrized.parameters.charge.tolist(),
+        parametrized.coords.tolist(),
+        build_atom_names(parametrized.topology),
+        strict=True,
+    )
+    return [
+        f"1 {kind + 1} {charge:.{CHARGE_DECIMALS}f} {x:.10f} {y:.10f} {z:.10f}  # {name}"
+        for kind, charge, (x, y, z), name in rows
+    ]
+
+
+def _box(coords: FloatArray) -> list[str]:
+    low, high = coords.min(axis=0) - BOX_MARGIN, coords.max(axis=0) + BOX_MARGIN
+    return [
+        f"{start:.4f} {end:.4f} {axis}lo {axis}hi" for axis, start, end in zip("xyz", low, high, strict=True)
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:.12g}"
+
+
+def _section(title: str, rows: Iterable[str]) -> str:
+    """Lay out one section, its rows numbered from 1; one without rows is left out."""
+    lines = [f"{number} {row}" for number, row in enumerate(rows, start=1)]
+    return f"{title}\n\n" + "\n".join(lines) + "\n\n" if lines else ""
