@@ -20,5 +20,8 @@ COULOMB_CONSTANT = 138.93545764438198 * ANGSTROM_PER_NM / KJ_PER_KCAL
 AMBER_CHARGE_FACTOR = 18.2223
 """Amber prmtop charges are elementary charges times this; its square is Amber's Coulomb constant."""
 
+LAMMPS_COULOMB_CONSTANT = 332.06371
+"""kcal angstrom / (mol e^2): `qqr2e` of LAMMPS' real units; 1e-8 below ours. GROMACS 2022 has ours."""
+
 BOLTZMANN_KCAL = 0.00198720425864083
 """Boltzmann constant in kcal/mol/K."""

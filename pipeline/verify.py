@@ -156,6 +156,31 @@ def check_system(reference: Reference, system: openmm.System, *, file: str, read
     )
 
 
+def check_engine(
+    reference: Reference, reports: tuple[EnergyReport, ...], forces: FloatArray, *, file: str, reader: str
+) -> EnergyCheck:
+    """Compare what an MD engine computed by itself with the reference, per term and in the total force.
+
+    One report per geometry of the reference; forces are (n_geometries, n_atoms, 3) in kcal/mol/angstrom.
+    Raises VerificationError with the numbers of the worst term.
+    """
+    where = f"{file} run by {reader}"
+    n_geometries = len(reference.geometries)
+    if len(reports) != n_geometries or forces.shape != reference.geometries.shape:
+        raise VerificationError(
+            f"{where}: {len(reports)} energies, forces {forces.shape} of {n_geometries} geometries"
+        )
+    difference = _compare_energies(reports, reference.reports, where)
+    total = reference.forces.sum(axis=1, keepdims=True)
+    return EnergyCheck(
+        file=file,
+        reader=reader,
+        reports=reports,
+        largest_difference=difference,
+        largest_force_difference=_compare_forces(forces[:, None], total, where, ("total",)),
+    )
+
+
 def _compare_masses(system: openmm.System, topology: Topology, where: str) -> None:
     n_read = system.getNumParticles()
     if n_read != topology.n_atoms:
@@ -183,14 +208,14 @@ def _compare_energies(
     return EnergyReport(**dict(zip(TERMS, differences.max(axis=0).tolist(), strict=True)))
 
 
-def _compare_forces(have: FloatArray, want: FloatArray, where: str) -> float:
+def _compare_forces(have: FloatArray, want: FloatArray, where: str, terms: tuple[str, ...] = TERMS) -> float:
     """Find the largest difference of a force; it shows what the energy hides where a torsion is flat."""
     differences = _infinite(np.abs(have - want)).max(axis=(0, 2, 3))
     allowed = np.maximum(FORCE_TOLERANCE, RELATIVE_TOLERANCE * np.abs(want).max(axis=(0, 2, 3)))
     worst = int(np.argmax(differences / allowed))
     if differences[worst] > allowed[worst]:
         raise VerificationError(
-            f"{where}: a {TERMS[worst]} force differs by {differences[worst]:.2e} kcal/mol/angstrom, "
+            f"{where}: a {terms[worst]} force differs by {differences[worst]:.2e} kcal/mol/angstrom, "
             f"allowed {allowed[worst]:.1e}"
         )
     return float(differences.max())

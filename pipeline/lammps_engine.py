@@ -1,0 +1,93 @@
+"""LAMMPS itself weighs its files: the delivered script, then a rerun over the reference geometries."""
+
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.program import run_program
+from pipeline.readback import Check
+from pipeline.schema import EnergyReport, FloatArray
+from pipeline.units import COULOMB_CONSTANT, LAMMPS_COULOMB_CONSTANT
+from pipeline.verify import Reference, check_engine
+
+PROGRAM = "lmp"
+SECONDS = 120.0
+"""wall-clock limit; a second is usual"""
+
+_THERMO = ("ebond", "eangle", "edihed", "eimp", "evdwl", "ecoul")
+"""in the order of EnergyReport"""
+_ROW = re.compile(r"^\s*\d+((?:\s+[-+.\deE]+){6})\s*$", re.MULTILINE)
+
+_SCRIPT = """\
+include {script}
+thermo_style custom step {thermo}
+thermo_modify format float %.15g
+thermo 1
+dump forces all custom 1 forces.dump id fx fy fz
+dump_modify forces sort id format float %.16g
+print "rerun starts"
+rerun geometries.dump dump x y z
+"""
+
+
+def check_lammps_in_engine(path: Path, reference: Reference) -> list[Check]:
+    """Let LAMMPS compute the energies of the delivered script and data, term by term, and forces; compare.
+
+    LAMMPS' Coulomb constant is 1e-8 smaller than ours: its Coulomb energies are scaled by the ratio, and
+    the forces by adding what the ratio lacks. Raises VerificationError for a difference, ChildError where the
+    program is missing, fails or hangs.
+    """
+    with tempfile.TemporaryDirectory(prefix="parmflow-lammps-") as name:
+        folder = Path(name)
+        for file in ("ligand.in", "ligand.data"):
+            (folder / file).write_bytes((path.parent / file).read_bytes())
+        (folder / "geometries.dump").write_text(_dump(reference.geometries))
+        script = _SCRIPT.format(script=path.name, thermo=" ".join(_THERMO))
+        (folder / "check.in").write_text(script)
+        command = [PROGRAM, "-in", "check.in", "-log", "none", "-nocite"]
+        output = run_program(command, folder, seconds=SECONDS)
+        forces = _read_forces(folder / "forces.dump", reference)
+    reports = _read_energies(output.split("rerun starts")[-1])
+    version = re.search(r"LAMMPS \(([^)]*)\)", output)
+    reader = f"LAMMPS {version[1] if version else ''}".strip()
+    return [check_engine(reference, reports, forces, file=path.name, reader=reader)]
+
+
+def _dump(geometries: FloatArray) -> str:
+    """The geometries as a LAMMPS dump, one step each."""
+    frames = []
+    for step, coords in enumerate(geometries):
+        low, high = coords.min(axis=0) - 1.0, coords.max(axis=0) + 1.0
+        bounds = [f"{start:.6f} {end:.6f}" for start, end in zip(low, high, strict=True)]
+        atoms = [f"{number} {x:.15g} {y:.15g} {z:.15g}" for number, (x, y, z) in enumerate(coords, start=1)]
+        head = [str(step), "ITEM: NUMBER OF ATOMS", str(len(coords)), "ITEM: BOX BOUNDS mm mm mm", *bounds]
+        frames.append("\n".join(["ITEM: TIMESTEP", *head, "ITEM: ATOMS id x y z", *atoms]) + "\n")
+    return "".join(frames)
+
+
+def _read_energies(output: str) -> tuple[EnergyReport, ...]:
+    reports = []
+    for match in _ROW.finditer(output):
+        bond, angle, proper, improper, vdw, coulomb = map(float, match[1].split())
+        report = EnergyReport(
+            bond=bond,
+            angle=angle,
+            proper=proper,
+            improper=improper,
+            vdw=vdw,
+            coulomb=coulomb * COULOMB_CONSTANT / LAMMPS_COULOMB_CONSTANT,
+        )
+        reports.append(report)
+    return tuple(reports)
+
+
+def _read_forces(path: Path, reference: Reference) -> FloatArray:
+    """Total forces with our Coulomb constant: (n_geometries, n_atoms, 3), kcal/mol/angstrom."""
+    blocks = path.read_text().split("ITEM: ATOMS id fx fy fz\n")[1:]
+    rows = [np.array(block.split("ITEM:")[0].split(), dtype=np.float64).reshape(-1, 4) for block in blocks]
+    coulomb = reference.forces[:, -1]
+    lacking = coulomb * (1.0 - LAMMPS_COULOMB_CONSTANT / COULOMB_CONSTANT)
+    forces: FloatArray = np.array([row[:, 1:] for row in rows]) + lacking
+    return forces
