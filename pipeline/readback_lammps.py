@@ -1,0 +1,188 @@
+"""Read LAMMPS files back: a small reader of the script and the data file, as LAMMPS' manual defines them.
+
+It shares nothing with the writer: styles are taken from the script, 1-2, 1-3 and 1-4 neighbours from the
+bonds, as LAMMPS does. What it does not know it refuses.
+"""
+
+import math
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import openmm
+
+from pipeline.errors import VerificationError
+from pipeline.readback import CHARGE_SUM_TOLERANCE, Check
+from pipeline.units import ANGSTROM_PER_NM, DEGREE_PER_RADIAN, KJ_PER_KCAL
+from pipeline.verify import Reference, check_system
+
+COORDINATE_TOLERANCE = 1e-9
+"""angstrom; ten decimals are printed"""
+
+_FIXED = {
+    "units": "real",
+    "atom_style": "full",
+    "bond_style": "harmonic",
+    "angle_style": "harmonic",
+    "dihedral_style": "harmonic",
+    "improper_style": "cvff",
+    "pair_modify": "mix arithmetic shift no tail no",
+}
+_INERT = ("boundary", "neighbor", "thermo_style", "thermo_modify", "run")
+_SECTIONS = {
+    "Masses": ("atom types", 2),
+    "Pair Coeffs": ("atom types", 3),
+    "Bond Coeffs": ("bond types", 3),
+    "Angle Coeffs": ("angle types", 3),
+    "Dihedral Coeffs": ("dihedral types", 4),
+    "Improper Coeffs": ("improper types", 4),
+    "Atoms": ("atoms", 7),
+    "Bonds": ("bonds", 4),
+    "Angles": ("angles", 5),
+    "Dihedrals": ("dihedrals", 6),
+    "Impropers": ("impropers", 6),
+}
+"""section: the header's word for its length, and the number of columns"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Script:
+    """What the input script says about energies."""
+
+    data_file: str
+    cutoff: float
+    """angstrom"""
+    vdw_factors: tuple[float, ...]
+    coulomb_factors: tuple[float, ...]
+    """for atoms one, two and three bonds apart"""
+
+
+def check_lammps(path: Path, reference: Reference) -> list[Check]:
+    """Build the system that script and data file describe, and compare energies, charges and coordinates."""
+    script = _read_script(path.read_text(encoding="utf-8"))
+    sections = _read_sections(path.with_name(script.data_file).read_text(encoding="utf-8"))
+    coords = np.array([row[4:7] for row in sections["Atoms"]], dtype=np.float64)
+    expected = reference.parametrized.coords
+    if expected is None or coords.shape != expected.shape:
+        raise VerificationError(f"{script.data_file}: {len(coords)} atoms do not belong to this ligand")
+    if not np.abs(coords - expected).max() <= COORDINATE_TOLERANCE:
+        raise VerificationError(f"{script.data_file}: a coordinate differs from the ligand's")
+    total = sum((Decimal(row[3]) for row in sections["Atoms"]), Decimal(0))
+    if not abs(total - reference.parametrized.ligand.total_charge) <= CHARGE_SUM_TOLERANCE:
+        raise VerificationError(f"{script.data_file}: the printed charges sum to {total}")
+    if not np.linalg.norm(np.ptp(reference.geometries, axis=1), axis=1).max() < script.cutoff:
+        raise VerificationError(f"{path.name}: the cutoff is shorter than the ligand")
+    system = _build(script, sections)
+    return [check_system(reference, system, file=path.name, reader="parmflow LAMMPS reader")]
+
+
+def _read_script(text: str) -> _Script:
+    """Read the styles; ValueError for a command that is not understood, KeyError for one that is missing."""
+    commands = {}
+    for line in text.splitlines():
+        word, _, rest = line.split("#")[0].strip().partition(" ")
+        if word and word not in _INERT:
+            commands[word] = " ".join(rest.split())
+    for word, value in _FIXED.items():
+        if commands.pop(word) != value:
+            raise ValueError(f"{word} is not {value}")
+    pair_style, cutoff = commands.pop("pair_style").split()
+    lj, *factors = commands.pop("special_bonds").split()
+    if pair_style != "lj/cut/coul/cut" or lj != "lj" or factors[3] != "coul" or len(factors) != 7:
+        raise ValueError("pair_style lj/cut/coul/cut and special_bonds lj a b c coul a b c are expected")
+    script = _Script(
+        data_file=commands.pop("read_data"),
+        cutoff=float(cutoff),
+        vdw_factors=tuple(map(float, factors[:3])),
+        coulomb_factors=tuple(map(float, factors[4:])),
+    )
+    if commands:
+        raise ValueError(f"unknown command {next(iter(commands))}")
+    return script
+
+
+def _read_sections(text: str) -> dict[str, list[list[str]]]:
+    """Rows of every section in the order of their numbers; ValueError unless as many as the header says."""
+    lines = [line.split("#")[0].strip() for line in text.splitlines()[1:]]
+    sections: dict[str, list[list[str]]] = {name: [] for name in _SECTIONS}
+    counts, current = {}, ""
+    for line in filter(None, lines):
+        if line in _SECTIONS:
+            current = line
+        elif current:
+            sections[current].append(line.split())
+        else:
+            number, _, what = line.partition(" ")
+            counts[what] = number
+    for name, (what, n_columns) in _SECTIONS.items():
+        rows = sections[name]
+        if len(rows) != int(counts[what]) or any(len(row) != n_columns for row in rows):
+            raise ValueError(f"{name}: {len(rows)} rows, the header says {counts[what]} {what}")
+        rows.sort(key=lambda row: int(row[0]))
+    return sections
+
+
+def _build(script: _Script, sections: dict[str, list[list[str]]]) -> openmm.System:
+    system = openmm.System()
+    masses = _numbers(sections["Masses"])
+    for row in sections["Atoms"]:
+        system.addParticle(masses[int(row[2]) - 1][0])
+    bonds, angles = openmm.HarmonicBondForce(), openmm.HarmonicAngleForce()
+    for atoms, (k, length) in _terms(sections, "Bond"):
+        bonds.addBond(*atoms, length / ANGSTROM_PER_NM, 2.0 * k * KJ_PER_KCAL * ANGSTROM_PER_NM**2)
+    for atoms, (k, theta) in _terms(sections, "Angle"):
+        angles.addAngle(*atoms, theta / DEGREE_PER_RADIAN, 2.0 * k * KJ_PER_KCAL)
+    torsions = openmm.PeriodicTorsionForce()
+    for atoms, (k, sign, periodicity) in [*_terms(sections, "Dihedral"), *_terms(sections, "Improper")]:
+        torsions.addTorsion(*atoms, int(periodicity), 0.0 if sign > 0 else math.pi, k * KJ_PER_KCAL)
+    for force in (bonds, angles, torsions, _nonbonded(script, sections)):
+        system.addForce(force)
+    return system
+
+
+def _nonbonded(script: _Script, sections: dict[str, list[list[str]]]) -> openmm.NonbondedForce:
+    force = openmm.NonbondedForce()
+    coefficients = _numbers(sections["Pair Coeffs"])
+    kinds = [coefficients[int(row[2]) - 1] for row in sections["Atoms"]]
+    charges = [float(row[3]) for row in sections["Atoms"]]
+    for charge, (epsilon, sigma) in zip(charges, kinds, strict=True):
+        force.addParticle(charge, sigma / ANGSTROM_PER_NM, epsilon * KJ_PER_KCAL)
+    for (i, j), n_bonds in _special_pairs(sections).items():
+        force.addException(
+            i,
+            j,
+            script.coulomb_factors[n_bonds - 1] * charges[i] * charges[j],
+            (kinds[i][1] + kinds[j][1]) / 2 / ANGSTROM_PER_NM,
+            script.vdw_factors[n_bonds - 1] * math.sqrt(kinds[i][0] * kinds[j][0]) * KJ_PER_KCAL,
+        )
+    return force
+
+
+def _special_pairs(sections: dict[str, list[list[str]]]) -> dict[tuple[int, int], int]:
+    """Number of bonds, one to three, on the shortest way between the atoms of a pair."""
+    neighbours: list[set[int]] = [set() for _ in sections["Atoms"]]
+    for (i, j), _ in _terms(sections, "Bond"):
+        neighbours[i].add(j)
+        neighbours[j].add(i)
+    pairs: dict[tuple[int, int], int] = {}
+    for start, first in enumerate(neighbours):
+        second = {atom for middle in first for atom in neighbours[middle]}
+        third = {atom for middle in second for atom in neighbours[middle]}
+        for n_bonds, ends in enumerate((first, second, third), start=1):
+            for end in ends:
+                if start < end:
+                    pairs.setdefault((start, end), n_bonds)
+    return pairs
+
+
+def _terms(sections: dict[str, list[list[str]]], name: str) -> list[tuple[list[int], list[float]]]:
+    """0-based atoms and coefficients of every row."""
+    coefficients = _numbers(sections[f"{name} Coeffs"])
+    return [
+        ([int(word) - 1 for word in row[2:]], coefficients[int(row[1]) - 1]) for row in sections[f"{name}s"]
+    ]
+
+
+def _numbers(rows: list[list[str]]) -> list[list[float]]:
+    return [[float(word) for word in row[1:]] for row in rows]
