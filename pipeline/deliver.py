@@ -13,10 +13,14 @@ from typing import Any
 
 from pipeline.errors import OutputFolderError
 from pipeline.export.amber import write_inpcrd, write_prmtop
+from pipeline.export.gromacs import write_atomtypes_itp, write_gro, write_molecule_itp, write_top
+from pipeline.export.lammps import write_lammps_data, write_lammps_input
 from pipeline.export.offxml import write_offxml
 from pipeline.export.openmm_system import write_openmm_system
 from pipeline.export.parameters_json import write_parameters_json
 from pipeline.export.sdf import write_sdf
+from pipeline.gromacs_engine import check_top_in_gromacs
+from pipeline.lammps_engine import check_lammps_in_engine
 from pipeline.readback import (
     Check,
     Checker,
@@ -28,7 +32,10 @@ from pipeline.readback import (
     check_sdf,
     read_back,
 )
+from pipeline.readback_gromacs import check_gro, check_top
+from pipeline.readback_lammps import check_lammps
 from pipeline.schema import Parametrized
+from pipeline.settings import CheckDepth
 from pipeline.units import AMBER_CHARGE_FACTOR, COULOMB_CONSTANT
 from pipeline.verify import (
     DISPLACEMENTS,
@@ -58,8 +65,16 @@ class FileKind:
     format: str
     """the `formats` word that asks for it; empty: always written"""
     write: Callable[[Parametrized], str]
-    check: Checker
+    check: Checker | None = None
+    """None: read through the file of this format that includes it"""
+    check_in_engine: Checker | None = None
+    """the MD engine's own program, under `check="all"`"""
     needs_coords: bool = False
+
+    def checkers(self, check: CheckDepth) -> list[Checker]:
+        """Who reads this file back."""
+        wanted = (self.check, self.check_in_engine) if check == "all" else (self.check,)
+        return [checker for checker in wanted if checker is not None]
 
 
 FILES = (
@@ -68,16 +83,38 @@ FILES = (
     FileKind(name="ligand.prmtop", format="amber", write=write_prmtop, check=check_prmtop),
     FileKind(name="ligand.inpcrd", format="amber", write=write_inpcrd, check=check_inpcrd, needs_coords=True),
     FileKind(name="openmm_system.xml", format="openmm", write=write_openmm_system, check=check_openmm_system),
+    FileKind(
+        name="ligand.top",
+        format="gromacs",
+        write=write_top,
+        check=check_top,
+        check_in_engine=check_top_in_gromacs,
+    ),
+    FileKind(name="ligand.itp", format="gromacs", write=write_molecule_itp),
+    FileKind(name="ligand_atomtypes.itp", format="gromacs", write=write_atomtypes_itp),
+    FileKind(name="ligand.gro", format="gromacs", write=write_gro, check=check_gro, needs_coords=True),
+    FileKind(
+        name="ligand.in",
+        format="lammps",
+        write=write_lammps_input,
+        check=check_lammps,
+        check_in_engine=check_lammps_in_engine,
+        needs_coords=True,
+    ),
+    FileKind(name="ligand.data", format="lammps", write=write_lammps_data, needs_coords=True),
     FileKind(name="parameters.json", format="", write=write_parameters_json, check=check_parameters_json),
 )
 
 
-def deliver(parametrized: Parametrized, folder: Path, formats: Sequence[str]) -> tuple[str, ...]:
+def deliver(
+    parametrized: Parametrized, folder: Path, formats: Sequence[str], check: CheckDepth = "in-process"
+) -> tuple[str, ...]:
     """Write the ligand's files under `folder`, proved; return their names.
 
     `formats` are words of `--formats`; SDF, JSON and `check.json` are always written, files that need a
-    geometry only when there is one. The folder appears complete or not at all: files are written beside it,
-    read back, and moved in one step; an older delivery stays until then.
+    geometry only when there is one. `check` "all" has GROMACS and LAMMPS weigh their files too. The folder
+    appears complete or not at all: files are written beside it, read back, and moved in one step; an older
+    delivery stays until then.
 
     Raises ParametersError, ExportError or VerificationError about the ligand, OutputFolderError about the
     disk.
@@ -94,7 +131,7 @@ def deliver(parametrized: Parametrized, folder: Path, formats: Sequence[str]) ->
         sweep(folder)
         temporary.mkdir()
         try:
-            _write_and_check(parametrized, temporary, kinds)
+            _write_and_check(parametrized, temporary, kinds, check)
             _replace(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -116,11 +153,18 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(sibling, ignore_errors=True)
 
 
-def _write_and_check(parametrized: Parametrized, folder: Path, kinds: Sequence[FileKind]) -> None:
+def _write_and_check(
+    parametrized: Parametrized, folder: Path, kinds: Sequence[FileKind], check: CheckDepth
+) -> None:
     for kind in kinds:
         (folder / kind.name).write_text(kind.write(parametrized), encoding="utf-8", newline="\n")
     reference = build_reference(parametrized)
-    checks = [check for kind in kinds for check in read_back(kind.check, folder / kind.name, reference)]
+    checks = [
+        result
+        for kind in kinds
+        for checker in kind.checkers(check)
+        for result in read_back(checker, folder / kind.name, reference)
+    ]
     document = _check_document(reference, checks)
     (folder / CHECK_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 

@@ -116,8 +116,10 @@ class StraightLine:
             coords=coords,
             provenance=self.provenance,
         )
-        formats = self.settings.export.formats
-        self.isolate(deliver, parametrized, folder.absolute(), formats, limits=self._limits())
+        export = self.settings.export
+        self.isolate(
+            deliver, parametrized, folder.absolute(), export.formats, export.check, limits=self._limits()
+        )
 
     def make_geometries(self, prepared: Prepared) -> FloatArray:
         """Conformers, then displaced copies of them: (n_points, n_atoms, 3) angstrom, canonical order."""

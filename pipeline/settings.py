@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import SettingsError
 
+CheckDepth = Literal["in-process", "all"]
+"""all: GROMACS' and LAMMPS' own programs weigh their files too"""
+
 SUPPORTED_ELEMENTS = ("H", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I")
 
 
@@ -66,7 +69,14 @@ class FineTuneSettings(_Settings):
 class ExportSettings(_Settings):
     """What is written for a ligand."""
 
-    formats: tuple[Literal["offxml", "amber", "openmm"], ...] = ("offxml", "amber", "openmm")
+    formats: tuple[Literal["offxml", "amber", "openmm", "gromacs", "lammps"], ...] = (
+        "offxml",
+        "amber",
+        "openmm",
+        "gromacs",
+        "lammps",
+    )
+    check: CheckDepth = "in-process"
 
 
 class Settings(_Settings):

@@ -3,13 +3,15 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from pipeline.deliver import FILES
 from pipeline.errors import VerificationError
 from pipeline.readback import read_back
-from pipeline.verify import build_reference
+from pipeline.schema import Parametrized
+from pipeline.verify import Reference, build_reference
 
 Corruption = Callable[[str], str]
 
@@ -27,6 +29,21 @@ def _number(pattern: str, factor: float = 1.01, which: int = 0) -> Corruption:
 
 def _prmtop(flag: str, factor: float = 1.01) -> Corruption:
     return _number(rf"(%FLAG {flag}\n%FORMAT\(\S+\)\n)( *\S+)", factor)
+
+
+def _itp(name: str, column: int, factor: float = 1.01, section: int = 0) -> Corruption:
+    """Multiply a number in the first row of a directive of an itp file."""
+
+    def corrupt(text: str) -> str:
+        head, *tail = re.split(rf"(?<=\[ {name} \]\n)", text)
+        rest = tail[section].split("\n")
+        words = rest[1].split()
+        words[column] = f"{float(words[column]) * factor:.12g}"
+        rest[1] = " ".join(words)
+        tail[section] = "\n".join(rest)
+        return "".join([head, *tail])
+
+    return corrupt
 
 
 def _charge_swap(pattern: str) -> Corruption:
@@ -100,6 +117,39 @@ CORRUPTIONS = [
     ("openmm_system.xml", _number(r'(<Particle eps=")([^"]+)'), "vdw"),
     ("openmm_system.xml", _number(r'(<Particle eps="[^"]+" q=")([^"]+)'), "coulomb"),
     ("openmm_system.xml", _number(r'(<Exception eps=")([^"]+)', 0.0, which=-1), "vdw"),
+    ("ligand.itp", _itp("bonds", 3), "bond"),
+    ("ligand.itp", _itp("bonds", 4), "bond"),
+    ("ligand.itp", _itp("angles", 4), "angle"),
+    ("ligand.itp", _itp("angles", 5), "angle"),
+    ("ligand.itp", _itp("dihedrals", 6, -1.0), "proper"),
+    ("ligand.itp", _itp("dihedrals", 7, 2.0), "cannot be read back|proper"),
+    ("ligand.itp", _itp("dihedrals", 6, section=1), "improper"),
+    ("ligand.itp", _itp("atoms", 7), "mass"),
+    ("ligand.itp", _itp("atoms", 6), "sum"),
+    ("ligand.itp", _charge_swap(r"LIG \S+ +\d+ +(\S+) "), "coulomb"),
+    ("ligand.itp", lambda text: text.replace(" 4 0.0", " 2 0.0"), "CustomTorsionForce|cannot be read back"),
+    ("ligand.itp", lambda text: text.replace("[ pairs ]", "[ none ]"), "cannot be read back|vdw|coulomb"),
+    ("ligand_atomtypes.itp", _number(r"( A +)(\S+)"), "vdw"),
+    ("ligand_atomtypes.itp", _number(r"( A +\S+ +)(\S+)"), "vdw"),
+    ("ligand.top", lambda text: text.replace("yes 0.5", "yes 0.4"), "vdw"),
+    ("ligand.top", lambda text: text.replace("0.8333333333", "0.8333"), "coulomb"),
+    ("ligand.top", lambda text: text.replace("1 2 yes", "1 3 yes"), "Custom|vdw"),
+    ("ligand.top", lambda text: text.replace("0123456789 1", "0123456789 2"), "atoms"),
+    ("ligand.gro", _number(r"(C1    1 +)(\S+)"), "coordinate|read"),
+    ("ligand.data", _number(r"(Bond Coeffs # harmonic\n\n1 )(\S+)"), "bond"),
+    ("ligand.data", _number(r"(Bond Coeffs # harmonic\n\n1 \S+ )(\S+)"), "bond"),
+    ("ligand.data", _number(r"(Angle Coeffs # harmonic\n\n1 )(\S+)"), "angle"),
+    ("ligand.data", _number(r"(Angle Coeffs # harmonic\n\n1 \S+ )(\S+)"), "angle"),
+    ("ligand.data", _number(r"(Dihedral Coeffs # harmonic\n\n1 )(\S+)", -1.0), "proper"),
+    ("ligand.data", _number(r"(Improper Coeffs # cvff\n\n1 )(\S+)", -1.0), "improper"),
+    ("ligand.data", _number(r"(Masses\n\n1 )(\S+)"), "mass"),
+    ("ligand.data", _number(r"(lj/cut/coul/cut\n\n1 )(\S+)"), "vdw"),
+    ("ligand.data", _number(r"(lj/cut/coul/cut\n\n1 \S+ )(\S+)"), "vdw"),
+    ("ligand.data", _charge_swap(r"(?m)^\d+ 1 \d+ (\S+) "), "coulomb"),
+    ("ligand.in", lambda text: text.replace("0.8333333333", "0.8333"), "coulomb"),
+    ("ligand.in", lambda text: text.replace("lj 0.0 0.0 0.5", "lj 0.0 0.0 0.4"), "vdw"),
+    ("ligand.in", lambda text: text.replace("mix arithmetic", "mix geometric"), "cannot be read back"),
+    ("ligand.in", lambda text: text.replace("coul/cut 1000.0", "coul/cut 3.0"), "cutoff"),
     ("parameters.json", _number(r'("length": )([\d.]+)'), "bond_length"),
     ("parameters.json", _number(r'("charge": )(-?[\d.]+)'), "charge"),
     ("ligand.inpcrd", lambda text: text.replace(".", ".9", 1)[:-1], "coordinate|read"),
@@ -111,6 +161,14 @@ CORRUPTIONS = [
         "another molecule|one record",
     ),
 ]
+
+
+READ_THROUGH = {
+    "ligand.itp": "ligand.top",
+    "ligand_atomtypes.itp": "ligand.top",
+    "ligand.data": "ligand.in",
+}
+"""the file whose check names what is wrong in this one"""
 
 
 @pytest.fixture(scope="module")
@@ -127,30 +185,43 @@ def test_a_corrupted_file_is_refused(name, corrupt, message, reference, tmp_path
     text = kind.write(reference.parametrized)
     damaged = corrupt(text)
     assert damaged != text
-    path = tmp_path / name
-    path.write_text(damaged)
-    with pytest.raises(VerificationError, match=f"(?s){re.escape(name)}.*({message})"):
-        read_back(kind.check, path, reference)
+    _write_all(tmp_path, reference.parametrized, kind.format)
+    (tmp_path / name).write_text(damaged)
+    reader = f"({re.escape(name)}|{re.escape(READ_THROUGH.get(name, name))})"
+    with pytest.raises(VerificationError, match=f"(?s){reader}.*({message})"):
+        _read_all(tmp_path, reference, kind.format)
 
 
-@pytest.mark.parametrize("kind", FILES, ids=lambda kind: kind.name)
+def _read_all(folder: Path, reference: Reference, form: str) -> None:
+    """Read the files of one format back, those that are read through another with that other."""
+    for kind in FILES:
+        if kind.format == form and kind.check:
+            read_back(kind.check, folder / kind.name, reference)
+
+
+def _write_all(folder: Path, parametrized: Parametrized, form: str) -> None:
+    for kind in FILES:
+        if kind.format == form:
+            (folder / kind.name).write_text(kind.write(parametrized))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FILES if kind.check], ids=lambda kind: kind.name)
 def test_the_file_of_another_ligand_is_refused(kind, reference, build_ligand, parametrize_ligand, tmp_path):
     """Another set of parameters of the same molecule is not this ligand's file."""
     other = parametrize_ligand(build_ligand("CC(=O)NCC=C"), seed=5)
-    path = tmp_path / kind.name
-    path.write_text(kind.write(other))
+    _write_all(tmp_path, other, kind.format)
     with pytest.raises(VerificationError):
-        read_back(kind.check, path, reference)
+        read_back(kind.check, tmp_path / kind.name, reference)
 
 
 @pytest.mark.parametrize("kind", FILES, ids=lambda kind: kind.name)
 def test_half_a_file_is_refused(kind, reference, tmp_path):
     """A file cut in the middle is never taken for a whole one."""
+    _write_all(tmp_path, reference.parametrized, kind.format)
     text = kind.write(reference.parametrized)
-    path = tmp_path / kind.name
-    path.write_text(text[: len(text) // 2])
+    (tmp_path / kind.name).write_text(text[: len(text) // 2])
     with pytest.raises(VerificationError):
-        read_back(kind.check, path, reference)
+        _read_all(tmp_path, reference, kind.format)
 
 
 def test_stereo_is_part_of_the_molecule(build_ligand, parametrize_ligand, tmp_path):
