@@ -5,7 +5,7 @@ from collections import Counter
 from rdkit import Chem
 
 from pipeline.errors import ExportError
-from pipeline.schema import Topology
+from pipeline.schema import Parametrized, Topology
 
 
 def build_atom_names(topology: Topology) -> tuple[str, ...]:
@@ -32,3 +32,10 @@ def printable(text: str, width: int) -> str:
 def ascii_title(text: str, width: int) -> str:
     """Cut a title to one line of ASCII without the % that starts an Amber section."""
     return printable(text, width).encode("ascii", "replace").decode().replace("%", "_")
+
+
+def xml_comment(parametrized: Parametrized) -> str:
+    """Say what a file is and where it comes from; two hyphens would end an XML comment."""
+    facts = (("ligand", parametrized.ligand.name), ("id", parametrized.id), *parametrized.provenance)
+    text = "; ".join(f"{key}: {printable(value, 300)}" for key, value in facts)
+    return f"parmflow, for this one ligand. {text.replace('--', '- -').replace('--', '- -')}"

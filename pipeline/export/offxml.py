@@ -10,19 +10,11 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from pipeline.errors import ExportError
-from pipeline.export.naming import printable
+from pipeline.export.naming import xml_comment
 from pipeline.export.openmm_system import COULOMB_14_SCALE, VDW_14_SCALE
-from pipeline.export.patterns import (
-    SAME_ABSOLUTE,
-    SAME_RELATIVE,
-    Entry,
-    Terms,
-    chain_terms,
-    choose_patterns,
-    star_terms,
-)
+from pipeline.export.patterns import Entry, chain_terms, choose_patterns, star_terms
 from pipeline.export.smarts import Environment
+from pipeline.export.trefoils import sum_trefoils
 from pipeline.ligand import to_rdkit
 from pipeline.schema import FloatArray, MMParameters, Parametrized, Topology
 from pipeline.units import DEGREE_PER_RADIAN
@@ -59,7 +51,7 @@ def write_offxml(parametrized: Parametrized) -> str:
     environment = Environment(to_rdkit(parametrized.ligand))
     topology, parameters = parametrized.topology, parametrized.parameters
     root = Element("SMIRNOFF", version="0.3", aromaticity_model="OEAroModel_MDL")
-    root.append(ElementTree.Comment(_provenance_comment(parametrized)))
+    root.append(ElementTree.Comment(f" {xml_comment(parametrized)} "))
     ElementTree.SubElement(root, "Author").text = "parmflow"
     root.append(_bonds(environment, topology, parameters))
     root.append(_angles(environment, topology, parameters))
@@ -70,13 +62,6 @@ def write_offxml(parametrized: Parametrized) -> str:
     root.append(_library_charges(environment, parameters, parametrized.ligand.total_charge))
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
-
-
-def _provenance_comment(parametrized: Parametrized) -> str:
-    """Say what this is and where it comes from; two hyphens would end an XML comment."""
-    facts = (("ligand", parametrized.ligand.name), ("id", parametrized.id), *parametrized.provenance)
-    text = "; ".join(f"{key}: {printable(value, 300)}" for key, value in facts)
-    return f" parmflow, for this one ligand. {text.replace('--', '- -').replace('--', '- -')} "
 
 
 def _bonds(environment: Environment, topology: Topology, parameters: MMParameters) -> Element:
@@ -109,21 +94,10 @@ def _propers(environment: Environment, topology: Topology, parameters: MMParamet
 
 def _impropers(environment: Environment, topology: Topology, parameters: MMParameters) -> Element:
     section = Element("ImproperTorsions", _TORSIONS, default_idivf="auto")
-    for improper, k_row in _append(
-        section, "Improper", choose_patterns(environment, _trefoils(topology, parameters))
-    ):
+    terms = star_terms(topology.impropers[::3], sum_trefoils(topology, parameters))
+    for improper, k_row in _append(section, "Improper", choose_patterns(environment, terms)):
         _set_torsion(improper, k_row, idivf=IMPROPER_IDIVF)
     return section
-
-
-def _trefoils(topology: Topology, parameters: MMParameters) -> Terms:
-    """Take the three rows of a centre together: one pattern, the sum of the three force constants."""
-    by_centre = parameters.improper_k.reshape(-1, 3, parameters.improper_k.shape[1])
-    spread = np.ptp(by_centre, axis=1)
-    if (spread > SAME_ABSOLUTE + SAME_RELATIVE * np.abs(by_centre).max(axis=1)).any():
-        centre = int(topology.impropers[3 * int(spread.max(axis=1).argmax()), 1])
-        raise ExportError(f"the three improper rows about atom {centre} differ; SMIRNOFF has one k for them")
-    return star_terms(topology.impropers[::3], by_centre.sum(axis=1))
 
 
 def _vdw(environment: Environment, parameters: MMParameters) -> Element:

@@ -1,0 +1,36 @@
+"""Read the OpenMM ForceField XML back with OpenMM: the template finds the bare molecule."""
+
+from pathlib import Path
+
+import openmm
+from openmm import app
+
+from pipeline.readback import Check
+from pipeline.schema import Topology
+from pipeline.verify import Reference, check_system
+
+
+def check_openmm_forcefield(path: Path, reference: Reference) -> list[Check]:
+    """Let OpenMM match the template to the bare molecule and build its system."""
+    force_field = app.ForceField(str(path))
+    system = force_field.createSystem(
+        build_app_topology(reference.parametrized.topology),
+        nonbondedMethod=app.NoCutoff,
+        constraints=None,
+        rigidWater=False,
+        removeCMMotion=False,
+    )
+    return [check_system(reference, system, file=path.name, reader=f"OpenMM {openmm.__version__}")]
+
+
+def build_app_topology(topology: Topology) -> app.Topology:
+    """Make OpenMM's topology of one residue: elements, names by position, bonds without orders."""
+    made = app.Topology()
+    residue = made.addResidue("LIG", made.addChain())
+    atoms = [
+        made.addAtom(f"A{index}", app.Element.getByAtomicNumber(number), residue)
+        for index, number in enumerate(topology.atomic_numbers.tolist())
+    ]
+    for i, j in topology.bonds.tolist():
+        made.addBond(atoms[i], atoms[j])
+    return made
