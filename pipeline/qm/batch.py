@@ -75,8 +75,8 @@ class _Batch:
     def run(self, tasks: Sequence[QMTask]) -> Iterator[tuple[QMTask, Ending]]:
         """Yield each task with its ending, as they end."""
         longest_first = sorted(tasks, key=_expected, reverse=True)
-        # Two jobs on a core each finish sooner than one after the other on both: cores are shared out only
-        # when there are fewer tasks than cores.
+        # Two jobs on a core each take half the time of one after the other on both (measured: 22-27 s against
+        # 50-52 s for four DMSO gradients): cores are shared out only when there are fewer tasks than cores.
         n_cores = max(1, self._jobs // max(1, len(tasks)))
         waiting = deque((task, 1) for task in longest_first)
         while waiting or self._running:
