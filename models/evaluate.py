@@ -1,75 +1,26 @@
-"""Score a model on a data table beside its baselines, and leave the figures, the rows and the plots."""
+"""Score a model beside its baselines: on one QM table, or on a data folder with the whole table of goals."""
 
-import dataclasses
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from models.baselines import mmff94_method
-from models.dataset import read_qm_examples
-from models.evaluation_plots import write_plots
-from models.scoring import (
-    EvaluationSettings,
-    LeftOut,
-    Method,
-    Scores,
-    Summary,
-    class1_method,
-    evaluate_rows,
-    evaluate_torsions,
-    restrict_to_common,
-    summarise,
-)
-from pipeline.errors import OutputFolderError
+from models.goals import GoalReport, GoalSettings, evaluate_goals
+from models.points import EvaluationReport, compare
+from models.scoring import EvaluationSettings, Method, class1_method, evaluate_torsions
 from pipeline.parametrize import Predictor
 
-__all__ = ["EvaluationReport", "EvaluationSettings", "compare", "evaluate", "evaluate_torsions"]
+__all__ = [
+    "EvaluationReport",
+    "EvaluationSettings",
+    "GoalReport",
+    "GoalSettings",
+    "compare",
+    "evaluate",
+    "evaluate_goals",
+    "evaluate_torsions",
+]
 
 MMFF94_ONLY: Mapping[str, Method] = {"MMFF94": mmff94_method}
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationReport:
-    """What `evaluation.json` holds."""
-
-    model: tuple[tuple[str, str], ...]
-    """name, version and hash of the model; empty when only baselines were scored"""
-    data: tuple[tuple[str, str], ...]
-    """name and SHA-256 of the data table"""
-    settings: EvaluationSettings
-    n_rows: int
-    """rows read; those with unsupported elements are counted in n_unsupported instead"""
-    n_unsupported: int
-    summaries: tuple[Summary, ...]
-    left_out: tuple[tuple[str, tuple[LeftOut, ...]], ...]
-    """per method, the rows it could not score and why"""
-    files: tuple[str, ...]
-    """what was written beside the report"""
-
-    def to_json(self) -> str:
-        """Serialise, keys sorted."""
-        values: dict[str, Any] = dataclasses.asdict(self)
-        for name in ("model", "data", "left_out"):
-            values[name] = dict(values[name])
-        return json.dumps(values, indent=2, sort_keys=True) + "\n"
-
-    def to_text(self) -> str:
-        """Show energy RMSE per row at the QM geometries, over the rows that every method scores, kcal/mol."""
-        header = (
-            f"{'source':<17}{'method':<16}{'rows':>5}  {'mean (95 %)':<20}{'median':>7}{'p90':>7}{'force':>7}"
-        )
-        lines = [header]
-        for s in (s for s in self.summaries if s.scope == "common"):
-            force = f"{s.force:7.2f}" if s.force is not None else f"{'-':>7}"
-            interval = f"{s.mean:.2f} ({s.mean_low:.2f}-{s.mean_high:.2f})"
-            figures = f"{interval:<20}{s.median:>7.2f}{s.p90:>7.2f}{force}"
-            lines.append(f"{s.source:<17}{s.method:<16}{s.n_rows:>5}  {figures}")
-        return "\n".join(lines)
 
 
 def evaluate(
@@ -79,66 +30,17 @@ def evaluate(
     *,
     settings: EvaluationSettings | None = None,
     baselines: Mapping[str, Method] = MMFF94_ONLY,
-) -> EvaluationReport:
-    """Score a model and its baselines on the rows of a QM table and write the report below `out`.
+) -> EvaluationReport | GoalReport:
+    """Score a model on a QM table, or with every baseline that a data folder has files for, on that folder.
 
-    Writes evaluation.json, rows.csv, parity.png, errors.png, torsions.png. Raises SettingsError when the
-    table is missing, OutputFolderError when `out` cannot be written.
+    A table: single points only; writes evaluation.json, rows.csv, parity.png, errors.png, torsions.png below
+    `out`. A folder (data/qm/README.md): these on qm/dev.parquet, then relaxed geometries and conformer
+    energies; see `models.goals.evaluate_goals`. `baselines` are those of a table. Raises SettingsError when
+    the table is missing, OutputFolderError when `out` cannot be written.
     """
-    identity = (("name", model.name), ("version", model.version), ("sha256", model.sha256))
-    label = f"{model.name} {model.version}"
-    methods = {label: class1_method(model.predict), **baselines}
-    return compare(methods, data, out, settings=settings, model=identity)
-
-
-def compare(
-    methods: Mapping[str, Method],
-    data: Path,
-    out: Path,
-    *,
-    settings: EvaluationSettings | None = None,
-    model: tuple[tuple[str, str], ...] = (),
-) -> EvaluationReport:
-    """Score any methods side by side; the first is the one whose torsions are shown in the plots."""
     settings = settings or EvaluationSettings()
-    _make_folder(out)
-    examples, n_unsupported = read_qm_examples(data)
-    scores = [evaluate_rows(examples, method, name, settings) for name, method in methods.items()]
-    plots = write_plots(restrict_to_common(scores), examples, out)
-    _write_rows(scores, out / "rows.csv")
-    report = EvaluationReport(
-        model=model,
-        data=(("name", data.name), ("sha256", hashlib.sha256(data.read_bytes()).hexdigest())),
-        settings=settings,
-        n_rows=len(examples),
-        n_unsupported=n_unsupported,
-        summaries=summarise(scores, settings),
-        left_out=tuple((method.method, method.left_out) for method in scores),
-        files=("rows.csv", *plots),
-    )
-    (out / "evaluation.json").write_text(report.to_json())
-    return report
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputFolderError(f"{out} cannot be made: {error}; choose another folder") from error
-
-
-def _write_rows(scores: Sequence[Scores], path: Path) -> None:
-    """One line per row and method, in the order of the table."""
-    columns = ("row", "key", "source", "kind", "total_charge")
-    figures = ("energy_rmse", "energy_rmse_windowed", "force_rmse")
-    rows = [
-        {
-            "method": method.method,
-            **{name: getattr(row, name) for name in (*columns, *figures)},
-            "n_points": len(row.qm_energy),
-            "n_in_window": int(row.in_window.sum()),
-        }
-        for method in scores
-        for row in method.rows
-    ]
-    pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6g")
+    if data.is_dir():
+        return evaluate_goals(model, data, out, GoalSettings(points=settings))
+    identity = (("name", model.name), ("version", model.version), ("sha256", model.sha256))
+    methods = {f"{model.name} {model.version}": class1_method(model.predict), **baselines}
+    return compare(methods, data, out, settings=settings, model=identity)

@@ -2,9 +2,9 @@
 
 Limited-memory BFGS (Nocedal and Wright, Numerical Optimization, 2006, algorithm 7.4) with the problems side
 by side: each has its own step length, its own curvature pairs and its own end; those that are done drop out.
-The first Hessian is not a number but the force field's stiff part (see models.stiffness), which makes torsions
-and bonds equally easy and cuts the number of steps about fourfold. Steps are short, so that a conformer ends
-in the minimum of the valley it starts in.
+The first Hessian is not a number but the force field's stiff part (models.preconditioner), which makes
+torsions and bonds equally easy and cuts the number of steps about fourfold. Steps are short, so that a
+conformer ends in the minimum of the valley it starts in.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from models.energy import energy_and_gradient
-from models.stiffness import inverse_stiffness
+from models.preconditioner import inverse_stiffness
 from models.terms import (
     MMIndices,
     TorchParameters,
@@ -50,10 +50,10 @@ class RelaxSettings:
     """kcal/mol/angstrom: the largest force on any atom of a minimised conformer"""
     max_evaluations: int = 2000
     """energies per conformer; one that needs more is reported as not converged"""
-    max_displacement: float = 0.15
+    max_displacement: float = 0.1
     """angstrom: no atom moves further in one step, lest the conformer leaves its valley"""
-    refresh: int = 40
-    """evaluations after which the stiffness is computed anew, because what was a bond's direction has turned"""
+    refresh: int = 20
+    """evaluations after which the stiffness is computed anew, because bonds have turned"""
     n_pairs: int = 12
     """curvature pairs kept per conformer"""
     batch_atoms: int = 2500

@@ -23,6 +23,8 @@ class EvaluationSettings:
     """kcal/mol above the row's lowest QM energy: points beyond count only in the unwindowed figures"""
     min_points: int = 3
     """rows (and windows) with fewer points are not scored: their mean takes most of the error with it"""
+    max_rows: int | None = None
+    """rows per source, evenly spread over it; None: all"""
     n_resamples: int = 1000
     """bootstrap resamples, over molecules, behind every interval"""
     seed: int = 0

@@ -12,7 +12,7 @@ from torch import Tensor
 from models.internals import measure_angles, measure_dihedrals, measure_lengths
 from models.terms import MMIndices, TorchParameters
 
-FLOOR = 2.0
+FLOOR = 5.0
 """kcal/mol/angstrom^2: stiffness of every coordinate beside the valence terms, about that of a contact"""
 TORSION_FLOOR = 1.0
 """kcal/mol/radian^2: least stiffness of a dihedral"""
