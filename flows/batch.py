@@ -32,6 +32,7 @@ from pipeline.campaign import (
     take_in,
 )
 from pipeline.child import run_in_child
+from pipeline.deliver import missing_programs
 from pipeline.errors import LibraryFileError, OutputFolderError, QMError, SettingsError
 from pipeline.ledger import Ledger
 from pipeline.library import Record, read_library
@@ -107,7 +108,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def line_of(request: Request) -> StraightLine:
-    """The steps for one ligand with the real doors in place."""
+    """The steps for one ligand with the real doors in place; SettingsError where a program is missing."""
+    missing = missing_programs(request.settings.export)
+    if missing:
+        raise SettingsError(
+            f"--check all: not installed: {', '.join(missing)}; install what is missing (see README), leave "
+            "its format out, or check in-process"
+        )
     level = spec_of(request.settings).level if request.command == "refine" else ""
     return StraightLine(
         predictor=predictor_of(request.settings.model),

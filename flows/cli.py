@@ -18,7 +18,7 @@ from models import train as training
 from pipeline.errors import ParmflowError, UsageError
 
 app = typer.Typer(
-    help="Ligand libraries in; proven OpenFF, Amber and OpenMM force-field files out.",
+    help="Ligand libraries in; proven OpenFF, Amber, GROMACS, LAMMPS and OpenMM files out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -34,6 +34,10 @@ Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="S
 Formats = Annotated[
     str | None,
     typer.Option("--formats", metavar="LIST", help="Files to write, e.g. offxml,amber; default all."),
+]
+Check = Annotated[
+    str | None,
+    typer.Option("--check", metavar="WHO", help="Who reads the files back: in-process (default) or all."),
 ]
 ModelName = Annotated[
     str | None, typer.Option("--model", metavar="NAME", help="Shipped weights, `name/version`, or a folder.")
@@ -77,6 +81,7 @@ def assign(  # a command's options are its arguments
     libraries: Libraries,
     out: Out,
     formats: Formats = None,
+    check: Check = None,
     model: ModelName = None,
     config: Config = None,
     jobs: Jobs = None,
@@ -85,7 +90,12 @@ def assign(  # a command's options are its arguments
 ) -> None:
     """Parametrise by the shipped network alone, without QM: seconds."""
     with exit_codes():
-        options = {"export.formats": split_formats(formats), "model": model, "jobs": jobs}
+        options = {
+            "export.formats": split_formats(formats),
+            "export.check": check,
+            "model": model,
+            "jobs": jobs,
+        }
         request = Request(
             command="assign",
             libraries=tuple(path.absolute() for path in libraries),
@@ -101,6 +111,7 @@ def refine(
     libraries: Libraries,
     out: Out,
     formats: Formats = None,
+    check: Check = None,
     model: ModelName = None,
     spec: Spec = None,
     store: Store = None,
@@ -114,6 +125,7 @@ def refine(
     with exit_codes():
         options = {
             "export.formats": split_formats(formats),
+            "export.check": check,
             "model": model,
             "jobs": jobs,
             "qm.spec": spec,

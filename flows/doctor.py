@@ -15,7 +15,9 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 
 from models.predict import load_predictor
+from pipeline.deliver import FILES
 from pipeline.errors import SettingsError
+from pipeline.program import is_installed
 from pipeline.qm.door import available_engines
 
 MIN_SCRATCH_GB = 2.0
@@ -61,6 +63,7 @@ def examine(store: Path) -> Report:
         *check_versions(requires("parmflow") or [], version),
         _check_weights(),
         *_check_engines(),
+        *_check_md_programs(),
         check_space("scratch space", Path(tempfile.gettempdir())),
         check_space("QM store", store),
         check_scheduler(os.environ.get("PREFECT_API_URL", "")),
@@ -117,6 +120,19 @@ def _check_engines() -> list[Finding]:
         else:
             state: Literal["note", "wrong"] = "note" if missing == "note" else "wrong"
             findings.append(Finding(name=f"engine {name}", state=state, detail="not found"))
+    return findings
+
+
+def _check_md_programs() -> list[Finding]:
+    """GROMACS and LAMMPS are optional: only `--check all` runs them."""
+    findings = []
+    for kind in FILES:
+        if kind.engine:
+            there = is_installed(kind.engine)
+            detail = f"weighs {kind.name} under --check all" if there else "not found; --check all needs it"
+            findings.append(
+                Finding(name=f"program {kind.engine}", state="ok" if there else "note", detail=detail)
+            )
     return findings
 
 

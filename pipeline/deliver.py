@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline import gromacs_engine, lammps_engine
 from pipeline.errors import OutputFolderError
 from pipeline.export.amber import write_inpcrd, write_prmtop
 from pipeline.export.gromacs import write_atomtypes_itp, write_gro, write_molecule_itp, write_top
@@ -19,8 +20,7 @@ from pipeline.export.offxml import write_offxml
 from pipeline.export.openmm_system import write_openmm_system
 from pipeline.export.parameters_json import write_parameters_json
 from pipeline.export.sdf import write_sdf
-from pipeline.gromacs_engine import check_top_in_gromacs
-from pipeline.lammps_engine import check_lammps_in_engine
+from pipeline.program import is_installed
 from pipeline.readback import (
     Check,
     Checker,
@@ -35,7 +35,7 @@ from pipeline.readback import (
 from pipeline.readback_gromacs import check_gro, check_top
 from pipeline.readback_lammps import check_lammps
 from pipeline.schema import Parametrized
-from pipeline.settings import CheckDepth
+from pipeline.settings import CheckDepth, ExportSettings
 from pipeline.units import AMBER_CHARGE_FACTOR, COULOMB_CONSTANT
 from pipeline.verify import (
     DISPLACEMENTS,
@@ -68,7 +68,9 @@ class FileKind:
     check: Checker | None = None
     """None: read through the file of this format that includes it"""
     check_in_engine: Checker | None = None
-    """the MD engine's own program, under `check="all"`"""
+    """the MD engine itself, under `check="all"`"""
+    engine: str = ""
+    """the program that this check runs"""
     needs_coords: bool = False
 
     def checkers(self, check: CheckDepth) -> list[Checker]:
@@ -88,7 +90,8 @@ FILES = (
         format="gromacs",
         write=write_top,
         check=check_top,
-        check_in_engine=check_top_in_gromacs,
+        check_in_engine=gromacs_engine.check_top_in_gromacs,
+        engine=gromacs_engine.PROGRAM,
     ),
     FileKind(name="ligand.itp", format="gromacs", write=write_molecule_itp),
     FileKind(name="ligand_atomtypes.itp", format="gromacs", write=write_atomtypes_itp),
@@ -98,7 +101,8 @@ FILES = (
         format="lammps",
         write=write_lammps_input,
         check=check_lammps,
-        check_in_engine=check_lammps_in_engine,
+        check_in_engine=lammps_engine.check_lammps_in_engine,
+        engine=lammps_engine.PROGRAM,
         needs_coords=True,
     ),
     FileKind(name="ligand.data", format="lammps", write=write_lammps_data, needs_coords=True),
@@ -143,6 +147,16 @@ def deliver(
             retryable=full,
         ) from error
     return (*(kind.name for kind in kinds), CHECK_FILE)
+
+
+def missing_programs(export: ExportSettings) -> list[str]:
+    """Name the programs that these settings need for checking and that are not installed."""
+    return [
+        kind.engine
+        for kind in FILES
+        if kind.engine and export.check == "all" and kind.format in export.formats
+        if not is_installed(kind.engine)
+    ]
 
 
 def sweep(folder: Path) -> None:

@@ -212,6 +212,7 @@ def usage_cases(tmp_path):
         "broken config": (("assign", good, "--out", out, "--config", tmp_path / "broken.toml"), "TOML"),
         "missing config": (("assign", good, "--out", out, "--config", tmp_path / "x.toml"), "x.toml"),
         "unknown format": (("assign", good, "--out", out, "--formats", "pdf"), "formats"),
+        "unknown check": (("assign", good, "--out", out, "--check", "some"), "export.check"),
         "unknown spec": (("refine", good, "--out", out, "--spec", "ccsdt"), "qm.spec"),
         "program without level": (
             ("refine", good, "--out", out, "--config", tmp_path / "mismatch.toml"),
@@ -232,6 +233,7 @@ def usage_cases(tmp_path):
         "missing library",
         "unknown form",
         "empty library",
+        "unknown check",
         "unknown key",
         "broken config",
         "missing config",

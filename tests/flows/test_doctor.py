@@ -71,6 +71,6 @@ def test_the_command_tells_programs_and_people_the_same(monkeypatch):
     findings = json.loads(as_json.stdout)["findings"]
     assert as_json.exit_code == as_text.exit_code
     assert len(as_text.stdout.strip().splitlines()) == len(findings)
-    assert {"engine pyscf", "engine tblite", "engine psi4", "torch", "scratch space"} <= {
+    assert {"engine pyscf", "engine tblite", "engine psi4", "program gmx_d", "program lmp", "torch"} <= {
         finding["name"] for finding in findings
     }
