@@ -40,7 +40,10 @@ def inverse_stiffness(
     ):
         index, value = _blocks(slots[atoms], torch.stack(derivatives)[..., 0], k.to(x.dtype), width)
         matrix = matrix.index_add_(0, index, value)
-    stiffness = matrix.reshape(-1, n_dof, n_dof) + FLOOR * torch.eye(n_dof, dtype=coords.dtype)
+    # Where atoms lie on top of each other, derivatives are not numbers: that molecule gets the floor alone.
+    valence = matrix.reshape(-1, n_dof, n_dof)
+    valence = torch.where(torch.isfinite(valence).all(dim=(1, 2), keepdim=True), valence, 0.0)
+    stiffness = valence + FLOOR * torch.eye(n_dof, dtype=coords.dtype)
     return torch.cholesky_inverse(torch.linalg.cholesky(stiffness))
 
 
@@ -56,7 +59,7 @@ def _blocks(slots: Tensor, derivatives: Tensor, k: Tensor, width: int) -> tuple[
     slots (n, n_columns); derivatives (n_columns, 3, n); k (n,).
     """
     n_dof = 3 * width
-    by_dof = derivatives.reshape(-1, derivatives.shape[-1])
+    by_dof = derivatives.flatten(0, 1)
     dof = (3 * (slots % width).T[:, None, :] + torch.arange(3)[None, :, None]).reshape(by_dof.shape)
     molecule = slots[:, 0] // width
     index = (molecule * n_dof + dof[:, None, :]) * n_dof + dof[None, :, :]

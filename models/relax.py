@@ -260,9 +260,9 @@ def _relax_batch(problems: list[_Problem], settings: RelaxSettings) -> Iterator[
         if n_moving < COMPACT_AT * len(batch.problems):
             rows = moving.nonzero()[:, 0]
             batch = _collate([batch.problems[row] for row in rows.tolist()], batch.width)
-            state, moving = state.of(rows), moving[rows]
-            softness = batch.softness(state.x)
-        elif turn % settings.refresh == 0:
+            state, softness, moving = state.of(rows), softness[rows], moving[rows]
+        # By the clock, which is the same for all: whoever drops out, the others go the same way.
+        if turn % settings.refresh == 0:
             softness = batch.softness(state.x)
         state = _advance(batch, state, softness, settings)
 
