@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import gromacs_engine, lammps_engine
-from pipeline.errors import OutputFolderError
+from pipeline.errors import ExportError, OutputFolderError
 from pipeline.export.amber import write_inpcrd, write_prmtop
 from pipeline.export.gromacs import write_atomtypes_itp, write_gro, write_molecule_itp, write_top
 from pipeline.export.lammps import write_lammps_data, write_lammps_input
+from pipeline.export.leap import write_frcmod, write_leap_input, write_mol2
 from pipeline.export.offxml import write_offxml
+from pipeline.export.openmm_forcefield import write_openmm_forcefield
 from pipeline.export.openmm_system import write_openmm_system
 from pipeline.export.parameters_json import write_parameters_json
 from pipeline.export.sdf import write_sdf
@@ -32,8 +34,10 @@ from pipeline.readback import (
     check_sdf,
     read_back,
 )
+from pipeline.readback_forcefield import check_openmm_forcefield
 from pipeline.readback_gromacs import check_gro, check_top
 from pipeline.readback_lammps import check_lammps
+from pipeline.readback_leap import check_frcmod
 from pipeline.schema import Parametrized
 from pipeline.settings import CheckDepth, ExportSettings
 from pipeline.units import AMBER_CHARGE_FACTOR, COULOMB_CONSTANT
@@ -72,6 +76,8 @@ class FileKind:
     engine: str = ""
     """the program that this check runs"""
     needs_coords: bool = False
+    may_refuse: bool = False
+    """whether its ExportError is only noted in `check.json`, and the ligand delivered without it"""
 
     def checkers(self, check: CheckDepth) -> list[Checker]:
         """Who reads this file back."""
@@ -84,7 +90,23 @@ FILES = (
     FileKind(name="ligand.offxml", format="offxml", write=write_offxml, check=check_offxml),
     FileKind(name="ligand.prmtop", format="amber", write=write_prmtop, check=check_prmtop),
     FileKind(name="ligand.inpcrd", format="amber", write=write_inpcrd, check=check_inpcrd, needs_coords=True),
+    FileKind(name="ligand.mol2", format="amber", write=write_mol2, needs_coords=True, may_refuse=True),
+    FileKind(
+        name="ligand.frcmod",
+        format="amber",
+        write=write_frcmod,
+        check=check_frcmod,
+        needs_coords=True,
+        may_refuse=True,
+    ),
+    FileKind(name="ligand.leap", format="amber", write=write_leap_input, needs_coords=True, may_refuse=True),
     FileKind(name="openmm_system.xml", format="openmm", write=write_openmm_system, check=check_openmm_system),
+    FileKind(
+        name="openmm_forcefield.xml",
+        format="openmm",
+        write=write_openmm_forcefield,
+        check=check_openmm_forcefield,
+    ),
     FileKind(
         name="ligand.top",
         format="gromacs",
@@ -116,26 +138,22 @@ def deliver(
     """Write the ligand's files under `folder`, proved; return their names.
 
     `formats` are words of `--formats`; SDF, JSON and `check.json` are always written, files that need a
-    geometry only when there is one. `check` "all" has GROMACS and LAMMPS weigh their files too. The folder
-    appears complete or not at all: files are written beside it, read back, and moved in one step; an older
-    delivery stays until then.
+    geometry only when there is one; `check.json` says why a file was left out. `check` "all" has GROMACS and
+    LAMMPS weigh their files too. The folder appears complete or not at all: files are written beside it, read
+    back, and moved in one step; an older delivery stays until then.
 
     Raises ParametersError, ExportError or VerificationError about the ligand, OutputFolderError about the
     disk.
     """
     check_parameters(parametrized.topology, parametrized.parameters, parametrized.ligand.total_charge)
-    kinds = [
-        kind
-        for kind in FILES
-        if kind.format in ("", *formats) and not (kind.needs_coords and parametrized.coords is None)
-    ]
+    kinds = [kind for kind in FILES if kind.format in ("", *formats)]
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         temporary.mkdir()
         try:
-            _write_and_check(parametrized, temporary, kinds, check)
+            names = _write_and_check(parametrized, temporary, kinds, check)
             _replace(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -146,7 +164,7 @@ def deliver(
             kind="disk" if full else None,
             retryable=full,
         ) from error
-    return (*(kind.name for kind in kinds), CHECK_FILE)
+    return names
 
 
 def missing_programs(export: ExportSettings) -> list[str]:
@@ -169,18 +187,34 @@ def sweep(folder: Path) -> None:
 
 def _write_and_check(
     parametrized: Parametrized, folder: Path, kinds: Sequence[FileKind], check: CheckDepth
-) -> None:
-    for kind in kinds:
-        (folder / kind.name).write_text(kind.write(parametrized), encoding="utf-8", newline="\n")
+) -> tuple[str, ...]:
+    reasons = {kind.name: _write(kind, parametrized, folder) for kind in kinds}
+    written = [kind for kind in kinds if not reasons[kind.name]]
     reference = build_reference(parametrized)
     checks = [
         result
-        for kind in kinds
+        for kind in written
         for checker in kind.checkers(check)
         for result in read_back(checker, folder / kind.name, reference)
     ]
-    document = _check_document(reference, checks)
+    left_out = {name: reason for name, reason in reasons.items() if reason}
+    document = _check_document(reference, checks) | {"left_out": left_out}
     (folder / CHECK_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return (*(kind.name for kind in written), CHECK_FILE)
+
+
+def _write(kind: FileKind, parametrized: Parametrized, folder: Path) -> str:
+    """Write one file; give the reason where it is left out, else nothing."""
+    if kind.needs_coords and parametrized.coords is None:
+        return "the ligand has no coordinates"
+    try:
+        text = kind.write(parametrized)
+    except ExportError as error:
+        if not kind.may_refuse:
+            raise
+        return str(error)
+    (folder / kind.name).write_text(text, encoding="utf-8", newline="\n")
+    return ""
 
 
 def _check_document(reference: Reference, checks: Sequence[Check]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pipeline.errors import ParametersError, VerificationError
 from pipeline.export.openmm_system import build_system
 from pipeline.export.parameters_json import read_parameters_json
 from pipeline.ligand import to_rdkit
-from pipeline.schema import MMParameters, Parametrized
+from pipeline.schema import EnergyReport, MMParameters, Parametrized
 from pipeline.smirnoff import label, read_smirnoff
 from pipeline.units import ANGSTROM_PER_NM
 from pipeline.verify import EnergyCheck, Reference, check_system
@@ -38,7 +38,26 @@ class ContentCheck:
     """of what was compared, in its unit"""
 
 
-Check = EnergyCheck | ContentCheck
+@dataclass(frozen=True, kw_only=True)
+class ResidualCheck:
+    """One file whose format has another improper: all else is proved, the improper's residual is measured."""
+
+    file: str
+    reader: str
+    reports: tuple[EnergyReport, ...]
+    """one per geometry, kcal/mol; with the file's own impropers"""
+    largest_difference: EnergyReport
+    """per term, over the geometries, kcal/mol; improper: the largest residual"""
+    largest_force_difference: float
+    """over geometries, terms but the improper, and components, kcal/mol/angstrom"""
+    improper_residual: tuple[float, ...]
+    """per geometry, kcal/mol: the file's improper energy less the force field's, each above its planar one"""
+    improper_force_residual: tuple[float, ...]
+    """per geometry, the largest component, kcal/mol/angstrom"""
+    note: str
+
+
+Check = EnergyCheck | ContentCheck | ResidualCheck
 Checker = Callable[[Path, Reference], list[Check]]
 
 
