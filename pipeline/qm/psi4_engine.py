@@ -11,6 +11,7 @@ from qcelemental.models import AtomicInput, AtomicResult, FailedOperation, Molec
 from pipeline.errors import QMError
 from pipeline.qm.dispersion import compute_d3bj
 from pipeline.qm.faults import error_from_text
+from pipeline.qm.levels import MAX_FITTED_ATOMIC_NUMBER
 from pipeline.qm.result import EngineResult, to_bohr
 from pipeline.schema import QMTask
 from pipeline.units import ANGSTROM_PER_BOHR
@@ -19,7 +20,6 @@ _OLDEST = (1, 3, 2)
 _RENAMED = (1, 4)
 """from here on the auxiliary basis of all def2 sets has its own name, which pyscf uses too"""
 _KEYWORDS = {
-    "scf_type": "df",
     "e_convergence": 1e-9,
     "d_convergence": 1e-7,
     "maxiter": 60,
@@ -36,9 +36,9 @@ _MEMORY_SHARE = 0.6
 def compute(task: QMTask, n_cores: int, memory_mb: int) -> EngineResult:
     """Compute energy and gradient of one geometry; QMError kind scf when no rung of the ladder converges."""
     version = _usable_version(task)
-    auxiliary = {"df_basis_scf": _auxiliary_basis(version)}
+    integrals = _integrals(task, version)
     for rung, keywords in _LADDER:
-        answer = _run(task, auxiliary | keywords, n_cores, memory_mb)
+        answer = _run(task, integrals | keywords, n_cores, memory_mb)
         if isinstance(answer, AtomicResult):
             return _to_result(task, answer, {"program": "psi4", "version": version, "scf_rung": rung})
         fault = error_from_text(_complaint(answer), who=f"{task.ligand_key}: psi4")
@@ -64,9 +64,12 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
-def _auxiliary_basis(version: str) -> str:
-    """Name psi4's own default fitting basis for DZVP, written out so that pyscf can use the same."""
-    return "def2-universal-jkfit" if _numbers(version) >= _RENAMED else "def2-qzvpp-jkfit"
+def _integrals(task: QMTask, version: str) -> dict[str, object]:
+    """Fit with psi4's own default basis, written out so that pyscf can use the same; where it ends, exact."""
+    if task.atomic_numbers.max() > MAX_FITTED_ATOMIC_NUMBER:
+        return {"scf_type": "pk", "df_scf_guess": False}
+    name = "def2-universal-jkfit" if _numbers(version) >= _RENAMED else "def2-qzvpp-jkfit"
+    return {"scf_type": "df", "df_basis_scf": name}
 
 
 def _run(

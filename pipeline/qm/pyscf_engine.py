@@ -2,11 +2,11 @@
 
 import basis_set_exchange
 import pyscf
-from pyscf import dft, gto, lib, scf
+from pyscf import df, dft, gto, lib, scf
 
 from pipeline.errors import QMError
 from pipeline.qm.dispersion import compute_d3bj
-from pipeline.qm.levels import LIBRARY_BASIS_NAMES
+from pipeline.qm.levels import LIBRARY_BASIS_NAMES, MAX_FITTED_ATOMIC_NUMBER
 from pipeline.qm.result import EngineResult, to_bohr
 from pipeline.schema import QMTask
 
@@ -72,9 +72,22 @@ def _build_field(molecule: gto.Mole, task: QMTask) -> scf.hf.SCF:
         field = scf.RHF(molecule)
     else:
         field = dft.RKS(molecule, xc=_FUNCTIONALS[task.spec.method])
-    field = field.density_fit(auxbasis=_AUXILIARY)
+    field = field.density_fit(auxbasis=_auxiliary_basis(molecule))
     field.max_cycle = int(dict(task.spec.keywords).get("maxiter", _MAX_CYCLES))
     return field
+
+
+def _auxiliary_basis(molecule: gto.Mole) -> dict[str, object]:
+    """Fit with psi4's basis; elements that it lacks get one generated from their orbitals."""
+    basis: dict[str, object] = {}
+    for symbol, shells in molecule._basis.items():
+        number = gto.charge(symbol)
+        if number <= MAX_FITTED_ATOMIC_NUMBER:
+            basis[symbol] = _AUXILIARY
+        else:
+            atom = gto.M(atom=symbol, basis={symbol: shells}, spin=number % 2, verbose=0)
+            basis[symbol] = df.autoaux(atom)[symbol]
+    return basis
 
 
 def _converge(field: scf.hf.SCF, task: QMTask) -> tuple[scf.hf.SCF, str]:

@@ -33,6 +33,8 @@ ALL_ENGINES = ["tblite", PYSCF, PSI4]
 MOLECULES = {
     "water": (0, [8, 1, 1], [[0.0, 0.0, 0.12], [0.0, 0.79, -0.47], [0.1, -0.757, -0.5]]),
     "hydrogen cyanide": (0, [6, 7, 1], [[0.0, 0.0, 0.0], [0.1, 0.0, 1.17], [0.0, 0.05, -1.06]]),
+    # Beyond krypton psi4 computes exact integrals and pyscf fits with a basis of its own.
+    "hydrogen iodide": (0, [53, 1], [[0.0, 0.0, 0.0], [0.3, 0.2, 1.65]]),
     "methylammonium": (
         1,
         [6, 7, 1, 1, 1, 1, 1, 1],
@@ -79,7 +81,9 @@ def gradient_of(record: QMRecord) -> np.ndarray:
 def test_psi4_and_pyscf_agree(name: str) -> None:
     """B3LYP-D3BJ/DZVP is one surface: 1e-4 hartree and 2e-4 hartree/bohr, the noise of two grids."""
     ours, theirs = record_of(name, "pyscf"), record_of(name, "psi4")
-    assert ours.energy == pytest.approx(theirs.energy, abs=1e-4 * KCAL_PER_HARTREE)
+    # Iodine's fifty core electrons add a constant to the error of fitted integrals; no force feels it.
+    hartree = 5e-4 if "iodide" in name else 1e-4
+    assert ours.energy == pytest.approx(theirs.energy, abs=hartree * KCAL_PER_HARTREE)
     np.testing.assert_allclose(
         gradient_of(ours), gradient_of(theirs), atol=2e-4 * KCAL_PER_ANGSTROM_PER_HARTREE_PER_BOHR
     )
