@@ -27,7 +27,7 @@ def topology_of_molecule(mol: Chem.Mol) -> Topology:
     neighbours = [sorted(n.GetIdx() for n in atom.GetNeighbors()) for atom in mol.GetAtoms()]
     bonds = sorted(tuple(sorted((b.GetBeginAtomIdx(), b.GetEndAtomIdx()))) for b in mol.GetBonds())
     angles = [(i, j, k) for j, ends in enumerate(neighbours) for i, k in combinations(ends, 2)]
-    linear = _linear_centres(mol)
+    linear = linear_centres(mol)
     propers = [
         (i, j, k, m) if i < m else (m, k, j, i)
         for j, k in bonds
@@ -104,7 +104,7 @@ def _turn_trefoils(rows: IntArray) -> IntArray:
     return np.stack([first, rows[:, 1], second, rows[:, 3]], axis=1)
 
 
-def _linear_centres(mol: Chem.Mol) -> set[int]:
+def linear_centres(mol: Chem.Mol) -> set[int]:
     """Atoms whose two bonds are collinear: alkynes, nitriles, allenes, azides, isocyanates, isocyanides."""
     kekulised = Chem.Mol(mol)
     Chem.Kekulize(kekulised, clearAromaticFlags=True)
