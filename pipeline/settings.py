@@ -55,6 +55,19 @@ class QMSettings(_Settings):
     budget_seconds: float | None = Field(default=None, gt=0)
 
 
+class FragmentSettings(_Settings):
+    """Which bonds of a ligand are driven, and from which size on fragments of it."""
+
+    whole_heavy_atoms: int = Field(default=12, ge=0)
+    """a ligand of up to so many heavy atoms is its own fragment"""
+    drive_amides: bool = False
+    """also bonds that are half double: amide and amidine C-N, ester C-O"""
+    drive_symmetric_tops: bool = False
+    """also methyl, trifluoromethyl, t-butyl, ammonium, sulfonate"""
+    drive_hydrogen_tops: bool = False
+    """also hydroxyl, thiol and amino tops, whose other atoms are all hydrogens"""
+
+
 class FineTuneSettings(_Settings):
     """Pulling the shipped readouts towards the ligands' own QM."""
 
