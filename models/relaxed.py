@@ -23,6 +23,9 @@ from pipeline.errors import LigandError, ParametersError
 from pipeline.ligand import to_rdkit
 from pipeline.schema import FloatArray
 
+WORST_WINDOW = 40.0
+"""kcal/mol above the QM minimum: conformers beyond do not make a molecule one of the worst"""
+
 Relaxer = Callable[[Sequence[QMExample]], list[Relaxed | LigandError]]
 """Minimises the conformers of every row, or says why it cannot; in order, one answer per row."""
 
@@ -227,10 +230,14 @@ def _or_nan(average: Callable[[FloatArray], np.floating], values: FloatArray) ->
 
 
 def worst_molecules(scores: RelaxedScores, n: int = 10) -> list[tuple[float, RelaxedRow]]:
-    """The molecules with the largest mean |ddE|, and that figure, worst first."""
-    ranked = [
-        (float(np.mean(np.abs(row.dde[~row.is_reference]))), row)
-        for row in scores.rows
-        if len(row.qm_energy) > 1
-    ]
+    """The molecules with the largest mean |ddE|, and that figure, worst first.
+
+    Conformers beyond the energy window do not count here: the benchmark holds a few minima of 90 kcal/mol
+    with carbons turned inside out, which no force field keeps.
+    """
+    ranked = []
+    for row in scores.rows:
+        counted = ~row.is_reference & (row.qm_energy <= WORST_WINDOW)
+        if counted.any():
+            ranked.append((float(np.mean(np.abs(row.dde[counted]))), row))
     return sorted(ranked, key=lambda pair: -pair[0])[:n]
