@@ -2,8 +2,8 @@
 
 What is kept (after the Pfizer scheme of Rai et al., J. Chem. Inf. Model. 2019, 59, 4195, and what Stern et
 al., bioRxiv 2020.08.27.270934, learnt from Wiberg bond orders: conjugation and charge reach furthest):
-1. every atom within two bonds of the driven bond (so all ortho substituents), and the ortho substituents of
-   aromatic rings one bond away (the far ring of a diarylamine or a benzyl ether);
+1. every atom within two bonds of the driven bond; the ortho substituents of its aromatic rings and of those
+   that begin one bond away (the far ring of a diarylamine), with the branches of a branched alkyl;
 2. charged atoms within three;
 3. where the bond is conjugated, pi donors and acceptors on its aromatic rings in ortho and para position
    (odd distance from the bond, where resonance structures put the charge);
@@ -79,7 +79,7 @@ def keep_surroundings(mol: Chem.Mol, bond: Bond) -> set[int]:
         for idx, distance in distances.items()
         if distance <= _NEAR_CHARGED and mol.GetAtomWithIdx(idx).GetFormalCharge()
     }
-    kept |= _ortho_substituents(mol, distances) | _coupled_substituents(mol, bond)
+    kept |= _ortho_substituents(mol, bond) | _coupled_substituents(mol, bond)
     units = [*_ring_systems(mol), *(group.atoms for group in find_functional_groups(mol)), *_chains(mol)]
     while True:
         grown = kept.union(*(unit for unit in units if unit & kept), _leaves(mol, kept))
@@ -148,16 +148,32 @@ def _takes_methyl(atom: Chem.Atom) -> bool:
     return not atom.IsInRing() and _is_unsaturated(atom)
 
 
-def _ortho_substituents(mol: Chem.Mol, distances: dict[int, int]) -> set[int]:
-    """First atoms of what stands ortho on an aromatic ring that begins one bond from the driven bond."""
-    ortho = {
-        bond.GetOtherAtomIdx(idx)
-        for idx, distance in distances.items()
-        if distance == 1
-        for bond in mol.GetAtomWithIdx(idx).GetBonds()
-        if bond.GetIsAromatic()
+def _ortho_substituents(mol: Chem.Mol, bond: Bond) -> set[int]:
+    """First atoms of what stands ortho on the aromatic rings of a bond, or one bond away from it.
+
+    A branched alkyl keeps its branches: isopropyl is no methyl.
+    """
+    ipso = set(bond).union(*(_across_chain_bonds(mol, idx) for idx in bond))
+    positions = {
+        link.GetOtherAtomIdx(idx)
+        for idx in ipso
+        for link in mol.GetAtomWithIdx(idx).GetBonds()
+        if link.GetIsAromatic()
     }
-    return {n for idx in ortho for n in _neighbours(mol, idx)}
+    first = set().union(*(_across_chain_bonds(mol, idx) for idx in positions))
+    branches = [_neighbours(mol, idx) for idx in first if _is_branched(mol.GetAtomWithIdx(idx))]
+    return first.union(*branches)
+
+
+def _across_chain_bonds(mol: Chem.Mol, idx: int) -> set[int]:
+    """Neighbours across bonds that lie in no ring."""
+    return {b.GetOtherAtomIdx(idx) for b in mol.GetAtomWithIdx(idx).GetBonds() if not b.IsInRing()}
+
+
+def _is_branched(atom: Chem.Atom) -> bool:
+    """An sp3 carbon outside rings with at least two branches of more than hydrogen."""
+    n_heavy = sum(n.GetAtomicNum() != _HYDROGEN for n in atom.GetNeighbors())
+    return atom.GetAtomicNum() == _CARBON and not atom.IsInRing() and atom.GetDegree() == 4 and n_heavy > 2
 
 
 def _coupled_substituents(mol: Chem.Mol, bond: Bond) -> set[int]:
@@ -168,11 +184,8 @@ def _coupled_substituents(mol: Chem.Mol, bond: Bond) -> set[int]:
     for start in bond:
         for ring_atom, distance in _aromatic_distances(mol, start).items():
             if distance % 2:
-                coupled |= {
-                    n.GetIdx()
-                    for n in mol.GetAtomWithIdx(ring_atom).GetNeighbors()
-                    if not mol.GetBondBetweenAtoms(ring_atom, n.GetIdx()).IsInRing() and _is_coupling(n)
-                }
+                beside = _across_chain_bonds(mol, ring_atom)
+                coupled |= {idx for idx in beside if _is_coupling(mol.GetAtomWithIdx(idx))}
     return coupled
 
 
