@@ -3,12 +3,13 @@
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.export.gromacs import MOLECULE_FILE, TYPES_FILE, box_side, gro_frame
-from pipeline.program import run_program
+from pipeline.program import refusal_is_a_difference, run_program
 from pipeline.readback import Check
 from pipeline.schema import EnergyReport, FloatArray
 from pipeline.units import ANGSTROM_PER_NM, KJ_PER_KCAL
@@ -60,57 +61,76 @@ nstfout = 1
 def check_top_in_gromacs(path: Path, reference: Reference) -> list[Check]:
     """Let GROMACS compute the topology's energies, term by term, and its forces, and compare.
 
-    Its Coulomb constant is ours, CODATA 2018. Raises VerificationError for a difference, ChildError where the
-    program is missing, fails or hangs.
+    Its Coulomb constant is ours, CODATA 2018. Raises VerificationError for a difference or a file that
+    GROMACS refuses, ChildError where the program is missing, dies or hangs.
     """
-    with tempfile.TemporaryDirectory(prefix="parmflow-gromacs-") as name:
+    prefix = "parmflow-gromacs-"
+    with tempfile.TemporaryDirectory(prefix=prefix) as name, refusal_is_a_difference(path.name):
         folder = Path(name)
-        version = _run(path.parent, folder, reference)
-        reports = _read_energies(folder, reference)
+        _lay_out(path.parent, folder, reference)
+        version = rerun(folder, _cutoff(reference.geometries))
+        reports = _read_reports(folder, reference)
         forces = _read_forces(folder, reference)
     return [check_engine(reference, reports, forces, file=path.name, reader=version)]
 
 
-def _run(source: Path, folder: Path, reference: Reference) -> str:
-    """Preprocess the delivered files, go over the geometries; return the program's name and version."""
-    parametrized, geometries = reference.parametrized, reference.geometries
-    frames = [gro_frame(parametrized, coords) for coords in geometries]
-    (folder / "geometries.gro").write_text("".join(frames))
-    (folder / "ligand.gro").write_text(frames[0])
-    for file in _FILES:
-        if (source / file).exists():  # no gro is delivered without coordinates
-            shutil.copy(source / file, folder)
-    cutoff = _CUTOFF_FRACTION * min(box_side(coords / ANGSTROM_PER_NM) for coords in geometries)
+def rerun(folder: Path, cutoff: float) -> str:
+    """Go over the frames of `geometries.gro` with `ligand.top`, both in `folder`; name the program's version.
+
+    `cutoff` in nm. It leaves `point.edr` and `point.trr`.
+    """
     (folder / "point.mdp").write_text(_SETTINGS.format(cutoff=cutoff))
     prepare = "grompp -f point.mdp -p ligand.top -c ligand.gro -o point.tpr -po all.mdp"
-    rerun = "mdrun -s point.tpr -rerun geometries.gro -deffnm point -ntmpi 1 -ntomp 1 -nb cpu -pin off"
+    over_frames = "mdrun -s point.tpr -rerun geometries.gro -deffnm point -ntmpi 1 -ntomp 1 -nb cpu -pin off"
     run_program([PROGRAM, *prepare.split()], folder, seconds=SECONDS)
-    output = run_program([PROGRAM, *rerun.split()], folder, seconds=SECONDS)
+    output = run_program([PROGRAM, *over_frames.split()], folder, seconds=SECONDS)
     version = re.search(r"GROMACS - [^,]*, ([\d.]*)", output)
     return f"GROMACS {version[1] if version else ''}".strip()
 
 
-def _read_energies(folder: Path, reference: Reference) -> tuple[EnergyReport, ...]:
-    """Take the terms that this ligand has out of the energy file, in full precision."""
-    topology, parameters = reference.parametrized.topology, reference.parametrized.parameters
-    absent = {
-        "Bond": not len(topology.bonds),
-        "Angle": not len(topology.angles),
-        "Proper-Dih.": not parameters.proper_k.any(),
-        "Per.-Imp.-Dih.": not parameters.improper_k.any(),
-        "LJ-14": not len(topology.pairs_14),
-        "Coulomb-14": not len(topology.pairs_14),
-    }
-    names = [name for name in _TERMS if not absent.get(name, False)]
+def read_energies(folder: Path, names: Sequence[str]) -> FloatArray:
+    """Read terms out of `point.edr` in full precision: (n_frames, n_names), kJ/mol.
+
+    `names` are GROMACS' own, in the order of the energy file.
+    """
     run_program(
         [PROGRAM, "energy", "-f", "point.edr", "-o", "energy.xvg", "-dp", "-xvg", "none"],
         folder,
         seconds=SECONDS,
         answers="\n".join([*names, "", ""]),
     )
-    rows = np.loadtxt(folder / "energy.xvg", ndmin=2)[:, 1:] / KJ_PER_KCAL
+    energies: FloatArray = np.loadtxt(folder / "energy.xvg", ndmin=2)[:, 1:]
+    return energies
+
+
+def _cutoff(geometries: FloatArray) -> float:
+    return _CUTOFF_FRACTION * min(box_side(coords / ANGSTROM_PER_NM) for coords in geometries)
+
+
+def _lay_out(source: Path, folder: Path, reference: Reference) -> None:
+    """Copy the delivered files and write the geometries."""
+    frames = [gro_frame(reference.parametrized, coords) for coords in reference.geometries]
+    (folder / "geometries.gro").write_text("".join(frames))
+    (folder / "ligand.gro").write_text(frames[0])
+    for file in _FILES:
+        if (source / file).exists():  # no gro is delivered without coordinates
+            shutil.copy(source / file, folder)
+
+
+def _read_reports(folder: Path, reference: Reference) -> tuple[EnergyReport, ...]:
+    """Take the terms that this ligand has out of the energy file."""
+    topology, parameters = reference.parametrized.topology, reference.parametrized.parameters
+    there = {
+        "Bond": len(topology.bonds) > 0,
+        "Angle": len(topology.angles) > 0,
+        "Proper-Dih.": parameters.proper_k.any(),
+        "Per.-Imp.-Dih.": parameters.improper_k.any(),
+        "LJ-14": len(topology.pairs_14) > 0,
+        "Coulomb-14": len(topology.pairs_14) > 0,
+    }
+    names = [name for name in _TERMS if there.get(name, True)]
     reports = []
-    for row in rows.tolist():
+    for row in (read_energies(folder, names) / KJ_PER_KCAL).tolist():
         terms = dict.fromkeys(_TERMS.values(), 0.0)
         for name, energy in zip(names, row, strict=True):
             terms[_TERMS[name]] += energy

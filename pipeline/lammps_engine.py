@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.program import run_program
+from pipeline.program import refusal_is_a_difference, run_program
 from pipeline.readback import Check
 from pipeline.schema import EnergyReport, FloatArray
 from pipeline.units import COULOMB_CONSTANT, LAMMPS_COULOMB_CONSTANT
@@ -36,10 +36,11 @@ def check_lammps_in_engine(path: Path, reference: Reference) -> list[Check]:
     """Let LAMMPS compute the energies of the delivered script and data, term by term, and forces; compare.
 
     LAMMPS' Coulomb constant is 1e-8 smaller than ours: its Coulomb energies are scaled by the ratio, and
-    the forces by adding what the ratio lacks. Raises VerificationError for a difference, ChildError where the
-    program is missing, fails or hangs.
+    the forces by adding what the ratio lacks. Raises VerificationError for a difference or a
+    file that LAMMPS refuses, ChildError where the program is missing, dies or hangs.
     """
-    with tempfile.TemporaryDirectory(prefix="parmflow-lammps-") as name:
+    prefix = "parmflow-lammps-"
+    with tempfile.TemporaryDirectory(prefix=prefix) as name, refusal_is_a_difference(path.name):
         folder = Path(name)
         for file in ("ligand.in", "ligand.data"):
             (folder / file).write_bytes((path.parent / file).read_bytes())

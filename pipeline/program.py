@@ -4,11 +4,11 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shutil import which
 
-from pipeline.errors import ChildError
+from pipeline.errors import ChildError, VerificationError
 
 _TAIL = 2000
 """characters of the output that a message quotes"""
@@ -33,7 +33,8 @@ def is_installed(program: str) -> bool:
 def run_program(command: Sequence[str], folder: Path, *, seconds: float, answers: str = "") -> str:
     """Run a command in `folder` with `answers` on its standard input; return what it printed.
 
-    Raises ChildError of kind `missing`, `time` or `crash`, the last two with the end of the output.
+    Raises ChildError of kind `missing`, `time`, `crash` (a signal) or `status` (it said no, not worth another
+    try), the last two with the end of the output.
     """
     try:
         process = subprocess.Popen(
@@ -57,9 +58,24 @@ def run_program(command: Sequence[str], folder: Path, *, seconds: float, answers
         raise ChildError(message, kind="time") from error
     finally:
         _end(process)
-    if process.returncode != 0:
-        raise ChildError(f"{command[0]} ended with {process.returncode}; its last output:\n{output[-_TAIL:]}")
+    if process.returncode < 0:
+        how = f"was killed by {signal.Signals(-process.returncode).name}"
+        raise ChildError(f"{command[0]} {how}; its last output:\n{output[-_TAIL:]}")
+    if process.returncode > 0:
+        message = f"{command[0]} ended with status {process.returncode}; its last output:\n{output[-_TAIL:]}"
+        raise ChildError(message, kind="status", retryable=False)
     return output
+
+
+@contextlib.contextmanager
+def refusal_is_a_difference(file: str) -> Iterator[None]:
+    """Turn a program's refusal of a delivered file into the VerificationError that it is."""
+    try:
+        yield
+    except ChildError as error:
+        if error.kind != "status":
+            raise
+        raise VerificationError(f"{file}: {error}") from error
 
 
 def _end(process: subprocess.Popen[str]) -> None:
