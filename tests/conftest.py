@@ -16,6 +16,41 @@ torch.set_num_threads(1)
 
 LigandBuilder = Callable[..., Ligand]
 
+EXPORT_MOLECULES = {
+    "water": "O",
+    "methane": "C",
+    "cation": "C[N+](C)(C)C",
+    "guanidinium": "NC(N)=[NH2+]",
+    "acetate": "CC(=O)[O-]",
+    "zwitterion": "[NH3+]CC(=O)[O-]",
+    "nitro": "C[N+](=O)[O-]",
+    "sulfonamide": "NS(=O)(=O)c1ccccc1",
+    "phosphate": "COP(=O)([O-])[O-]",
+    "halogens": "FC(Cl)=C(Br)I",
+    "nitrile": "CC#N",
+    "alkyne": "CC#C",
+    "allene": "C=C=C",
+    "azide": "CN=[N+]=[N-]",
+    "isocyanide": "C[N+]#[C-]",
+    "N-oxide": "[O-][n+]1ccccc1",
+    "cyclopropane": "C1CC1",
+    "cyclopropene": "C1=CC1",
+    "cyclobutane": "C1CCC1",
+    "five-ring": "c1cc[nH]c1",
+    "six-ring": "c1ccccc1",
+    "norbornane": "C1CC2CCC1C2",
+    "cubane": "C12C3C4C1C5C2C3C45",
+    "spiro": "C1CC12CCC2",
+    "macrocycle": "O=C1CCCCCCCCCCO1",
+    "biaryl": "c1ccc(-c2ccccn2)cc1",
+    "amide": "CC(=O)Nc1ccc(O)cc1",
+    "disulfide": "CSSC",
+    "sulfone": "CS(=O)(=O)C",
+    "chiral": "C[C@H](N)C(=O)O",
+    "108 atoms": "CCCCCCCCCCCCCCCC(=O)OCC(O)COC(=O)CCCCCCCCCCCCCCC",
+}
+"""what every exporter must carry: ions, rings of every size, linear centres, all elements, many atoms"""
+
 
 def _build(smiles: str, order: Sequence[int] | None = None) -> Ligand:
     """Add hydrogens and map numbers; `order[i]` is the old index of the new atom i."""
@@ -32,6 +67,13 @@ def _build(smiles: str, order: Sequence[int] | None = None) -> Ligand:
 def build_ligand() -> LigandBuilder:
     """SMILES (and an atom order) -> Ligand."""
     return _build
+
+
+@pytest.fixture(scope="session", params=EXPORT_MOLECULES.values(), ids=EXPORT_MOLECULES.keys())
+def export_smiles(request: pytest.FixtureRequest) -> str:
+    """SMILES of one molecule after the other that every exporter must carry."""
+    smiles: str = request.param
+    return smiles
 
 
 def _symmetry_classes(mol: Chem.Mol) -> list[int]:
