@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("vdw_mismatches",)
+NAMES = ("vdw_mismatches", "export_readers")
 
 
 def main() -> None:
