@@ -43,7 +43,8 @@ def run_program(command: Sequence[str], folder: Path, *, seconds: float, answers
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=os.environ | _SILENCING,
+            # Open MPI's programs tread on each other's session folders in a shared TMPDIR.
+            env=os.environ | _SILENCING | {"TMPDIR": str(folder)},
             start_new_session=True,
             text=True,
             errors="replace",
