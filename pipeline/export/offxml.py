@@ -1,4 +1,4 @@
-"""OFFXML: the ligand's force field as SMIRNOFF 0.3, one pattern per kind of term, unconstrained.
+"""OFFXML: the ligand's force field as SMIRNOFF 0.3, one pattern per kind of term.
 
 Source: openforcefield/standards, `smirnoff.md`. Every `idivf` is explicit, because its default differs
 between versions; phases are zero and k is signed, as in MMParameters.
@@ -49,17 +49,43 @@ def write_offxml(parametrized: Parametrized) -> str:
     Raises ExportError where SMARTS cannot tell apart two terms whose parameters differ.
     """
     environment = Environment(to_rdkit(parametrized.ligand))
+    return to_text(xml_comment(parametrized), build_sections(environment, parametrized))
+
+
+def write_constrained_offxml(parametrized: Parametrized) -> str:
+    """Write the same, with every bond to hydrogen constrained to its length."""
+    environment = Environment(to_rdkit(parametrized.ligand))
+    sections = [build_constraints(), *build_sections(environment, parametrized)]
+    return to_text(xml_comment(parametrized), sections)
+
+
+def build_sections(environment: Environment, parametrized: Parametrized) -> list[Element]:
+    """Choose the patterns of one ligand, section by section; the first proper is a zero for everything."""
     topology, parameters = parametrized.topology, parametrized.parameters
+    return [
+        _bonds(environment, topology, parameters),
+        _angles(environment, topology, parameters),
+        _propers(environment, topology, parameters),
+        _impropers(environment, topology, parameters),
+        _vdw(environment, parameters),
+        Element("Electrostatics", _ELECTROSTATICS),
+        _library_charges(environment, parameters, parametrized.ligand.total_charge),
+    ]
+
+
+def build_constraints() -> Element:
+    """Constrain the bonds to hydrogen, as OpenFF's force fields do."""
+    section = Element("Constraints", version="0.3")
+    ElementTree.SubElement(section, "Constraint", smirks="[#1:1]-[*:2]", id="c1")
+    return section
+
+
+def to_text(comment: str, sections: Iterable[Element]) -> str:
+    """Lay out a file of these sections."""
     root = Element("SMIRNOFF", version="0.3", aromaticity_model="OEAroModel_MDL")
-    root.append(ElementTree.Comment(f" {xml_comment(parametrized)} "))
+    root.append(ElementTree.Comment(f" {comment} "))
     ElementTree.SubElement(root, "Author").text = "parmflow"
-    root.append(_bonds(environment, topology, parameters))
-    root.append(_angles(environment, topology, parameters))
-    root.append(_propers(environment, topology, parameters))
-    root.append(_impropers(environment, topology, parameters))
-    root.append(_vdw(environment, parameters))
-    root.append(Element("Electrostatics", _ELECTROSTATICS))
-    root.append(_library_charges(environment, parameters, parametrized.ligand.total_charge))
+    root.extend(sections)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 

@@ -8,7 +8,7 @@ from rdkit import Chem
 from pipeline.errors import ParametersError
 from pipeline.schema import FloatArray, Ligand
 from pipeline.smirnoff.force_field import LibraryCharge
-from pipeline.smirnoff.matching import Atoms, find_matches, match_whole, name_atoms
+from pipeline.smirnoff.matching import Atoms, find_matches, list_possible, match_whole, name_atoms
 
 LIBRARY_TOLERANCE = 1e-6
 """elementary charges: how far library charges may be from the total charge"""
@@ -54,7 +54,8 @@ def _residue(charges: FloatArray, total_charge: int, tolerance: float, source: s
 def _match_library(library: Sequence[LibraryCharge], mol: Chem.Mol) -> dict[int, float]:
     """Give the charge of each atom that a template covers; a later template replaces an earlier one."""
     covered: dict[int, float] = {}
-    for template in library:
+    possible = list_possible([template.pattern for template in library], mol)
+    for template in (library[number] for number in possible):
         by_atom: dict[int, float] = {}
         for match in _placements(template, mol):
             for atom, charge in zip(match, template.charges, strict=True):

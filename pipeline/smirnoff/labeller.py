@@ -25,6 +25,7 @@ from pipeline.smirnoff.matching import (
     assign_last,
     either_way,
     find_matches,
+    list_possible,
     molecule_for_matching,
     name_atoms,
 )
@@ -151,7 +152,8 @@ def _label_impropers(parameters: Sequence[TorsionType], mol: Chem.Mol, topology:
     rows = [_around_centre(tuple(row)) for row in topology.impropers.tolist()]
     improper_k = np.zeros((len(rows), N_IMPROPER_PERIODICITIES))
     winners: dict[Atoms, TorsionType] = {}
-    for parameter in parameters:
+    possible = list_possible([parameter.pattern for parameter in parameters], mol)
+    for parameter in (parameters[number] for number in possible):
         winners.update(dict.fromkeys(map(_around_centre, find_matches(parameter.pattern, mol)), parameter))
     for atoms in sorted(winners.keys() - set(rows)):
         _check_zero(winners[atoms], mol, atoms, "ImproperTorsions: not listed by the topology")

@@ -1,6 +1,8 @@
 """Where a SMARTS pattern with tagged atoms matches a molecule: every match, in every order of its tags."""
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rdkit import Chem
@@ -17,6 +19,13 @@ MAX_MATCHES = 200_000
 """RDKit stops at 1,000 unless told otherwise, and says nothing; reaching this bound is an error."""
 
 
+AtomKind = tuple[int, ...]
+"""atomic number, connections, hydrogens, ring bonds"""
+
+_WHOLE_KIND = re.compile(r"\[#(\d+)X(\d+)H(\d+)x(\d+)(?:[+-]\d+)?(?::\d+)?\]")
+"""A query atom that states all four, as our own exporter writes them"""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pattern:
     """A compiled SMARTS pattern whose atoms `:1`, `:2`, ... are the atoms of an interaction."""
@@ -25,6 +34,9 @@ class Pattern:
     query: Chem.Mol
     tagged: tuple[int, ...]
     """query atom of tag 1, 2, ..."""
+    needed: Mapping[AtomKind, int]
+    """how many atoms of each kind a molecule must have at least, as far as the query atoms say; nothing where
+    a part of the pattern is recursive"""
 
 
 def compile_pattern(smirks: str, n_tags: int | None) -> Pattern:
@@ -41,7 +53,9 @@ def compile_pattern(smirks: str, n_tags: int | None) -> Pattern:
     if not n_tagged or n_tagged != n_wanted or sorted(tags) != list(range(1, n_wanted + 1)):
         wanted = "1, 2, ..." if n_tags is None else f"1 to {n_tags}"
         raise ParametersError(f"{smirks!r}: tags must be {wanted}, each once", kind=FILE_KIND)
-    return Pattern(smirks=smirks, query=query, tagged=tuple(tags[tag] for tag in sorted(tags)))
+    kinds = [] if "$" in smirks else _WHOLE_KIND.findall(smirks)
+    needed = Counter(tuple(map(int, kind)) for kind in kinds)
+    return Pattern(smirks=smirks, query=query, tagged=tuple(tags[tag] for tag in sorted(tags)), needed=needed)
 
 
 def molecule_for_matching(ligand: Ligand) -> Chem.Mol:
@@ -90,13 +104,32 @@ def assign_last(
     """
     left = set(wanted)
     winners: dict[Atoms, int] = {}
-    for number in range(len(patterns) - 1, -1, -1):
+    for number in reversed(list_possible(patterns, mol)):
         if not left:
             break
         found = left.intersection(map(key_of, find_matches(patterns[number], mol)))
         winners.update(dict.fromkeys(found, number))
         left -= found
     return winners
+
+
+def list_possible(patterns: Sequence[Pattern], mol: Chem.Mol) -> list[int]:
+    """Give the numbers of the patterns for which the molecule has enough atoms of each kind.
+
+    Only these need to be tried: in the file of a library most patterns hold another whole molecule.
+    """
+    have = Counter(map(_kind_of, mol.GetAtoms()))
+    return [
+        number
+        for number, pattern in enumerate(patterns)
+        if all(have[kind] >= count for kind, count in pattern.needed.items())
+    ]
+
+
+def _kind_of(atom: Chem.Atom) -> AtomKind:
+    n_hydrogens = atom.GetTotalNumHs(includeNeighbors=True)
+    n_ring_bonds = sum(bond.IsInRing() for bond in atom.GetBonds())
+    return (atom.GetAtomicNum(), atom.GetTotalDegree(), n_hydrogens, n_ring_bonds)
 
 
 def either_way(atoms: Atoms) -> Atoms:
