@@ -36,6 +36,7 @@ from pipeline.deliver import missing_programs
 from pipeline.errors import LibraryFileError, OutputFolderError, QMError, SettingsError
 from pipeline.ledger import Ledger
 from pipeline.library import Record, read_library
+from pipeline.library_delivery import write_library
 from pipeline.outcome import Outcome
 from pipeline.outcomes_table import write_json
 from pipeline.parametrize import StraightLine
@@ -50,7 +51,12 @@ _PROGRAMS = ("parmflow", "rdkit", "torch", "numpy", "openmm")
 
 STORE_FILE = "qm.sqlite"
 
-_NOT_DECISIVE: dict[str, bool | set[str]] = {"jobs": True, "model": True, "qm": {"budget_seconds"}}
+_NOT_DECISIVE: dict[str, bool | set[str]] = {
+    "jobs": True,
+    "model": True,
+    "qm": {"budget_seconds"},
+    "export": {"library_offxml_limit"},
+}
 """Settings that change how fast or far a run goes, not what comes out; the model's hash stands for it."""
 
 
@@ -164,16 +170,22 @@ def open_run(campaign: Campaign, request: Request, records: Iterator[Record]) ->
     write_json(campaign.folder / "run.json", identity | facts)
 
 
-def walk(campaign: Campaign, bench: Bench | None) -> list[Outcome]:
+def walk(campaign: Campaign, bench: Bench | None, settings: Settings) -> list[Outcome]:
     """Do what is undone, write the tables, give the outcomes; without a bench, by the model alone."""
     undone = begin_work(campaign)
     if bench is None:
         assign(campaign, undone)
-        return finish_run(campaign)
+        return close_run(campaign, settings)
     refine(campaign, bench)
-    outcomes = finish_run(campaign)
+    outcomes = close_run(campaign, settings)
     write_fits_plot(campaign.folder)
     return outcomes
+
+
+def close_run(campaign: Campaign, settings: Settings) -> list[Outcome]:
+    """Write what concerns the library as a whole: its OFFXML and the tables."""
+    write_library(campaign, settings.export, run_in_child)
+    return finish_run(campaign)
 
 
 def run(request: Request, watch: Watch) -> list[Outcome]:
@@ -181,7 +193,7 @@ def run(request: Request, watch: Watch) -> list[Outcome]:
     records = records_of(request.libraries)
     with open_doors(request, watch) as (campaign, bench), locked(request.out):
         open_run(campaign, request, records)
-        return walk(campaign, bench)
+        return walk(campaign, bench, request.settings)
 
 
 def existing_ledger(folder: Path) -> Ledger:
@@ -207,7 +219,7 @@ def retry(folder: Path, watch: Watch) -> list[Outcome]:
         compare_identity(campaign, identity_of(request))
         n_again = campaign.ledger.forget_failures(only_retryable=True)
         watch.say(f"{n_again} failed records can be retried.")
-        return walk(campaign, bench)
+        return walk(campaign, bench, request.settings)
 
 
 # ---- the QM bench ----

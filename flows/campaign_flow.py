@@ -14,9 +14,9 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.batch import locked, open_bench, open_campaign, open_run, records_of
+from flows.batch import close_run, locked, open_bench, open_campaign, open_run, records_of
 from flows.request import Request
-from pipeline.campaign import Campaign, assign, begin_work, finish_run
+from pipeline.campaign import Campaign, assign, begin_work
 from pipeline.refine import (
     Bench,
     compute_qm,
@@ -153,7 +153,7 @@ def finish(request: Request) -> dict[str, int]:
     with open_campaign(request, FlowLog()) as campaign:
         if request.command == "refine":
             write_fits(campaign)
-        outcomes = finish_run(campaign)
+        outcomes = close_run(campaign, request.settings)
     create_table_artifact(
         key="outcomes",
         table=[vars(outcome) for outcome in outcomes[:MAX_TABLE_ROWS]],

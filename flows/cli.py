@@ -35,6 +35,10 @@ Formats = Annotated[
     str | None,
     typer.Option("--formats", metavar="LIST", help="Files to write, e.g. offxml,amber; default all."),
 ]
+Constraints = Annotated[
+    bool | None,
+    typer.Option("--constraints", help="OFFXML files that constrain the bonds to hydrogen."),
+]
 Check = Annotated[
     str | None,
     typer.Option("--check", metavar="WHO", help="Who reads the files back: in-process (default) or all."),
@@ -82,6 +86,7 @@ def assign(  # a command's options are its arguments
     out: Out,
     formats: Formats = None,
     check: Check = None,
+    constraints: Constraints = None,
     model: ModelName = None,
     config: Config = None,
     jobs: Jobs = None,
@@ -93,6 +98,7 @@ def assign(  # a command's options are its arguments
         options = {
             "export.formats": split_formats(formats),
             "export.check": check,
+            "export.constraints": constraints,
             "model": model,
             "jobs": jobs,
         }
@@ -112,6 +118,7 @@ def refine(
     out: Out,
     formats: Formats = None,
     check: Check = None,
+    constraints: Constraints = None,
     model: ModelName = None,
     spec: Spec = None,
     store: Store = None,
@@ -126,6 +133,7 @@ def refine(
         options = {
             "export.formats": split_formats(formats),
             "export.check": check,
+            "export.constraints": constraints,
             "model": model,
             "jobs": jobs,
             "qm.spec": spec,

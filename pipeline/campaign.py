@@ -25,6 +25,7 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 STATE_FOLDER = ".parmflow"
+LIBRARY_FILE = "library.offxml"
 
 
 class Watch(Protocol):
@@ -122,7 +123,7 @@ def begin_work(campaign: Campaign) -> list[int]:
     undone = campaign.ledger.numbers(status="undone")
     n_records = campaign.ledger.n_records()
     if undone:
-        for name in ("outcomes.csv", "outcomes.parquet", "fits.csv"):
+        for name in ("outcomes.csv", "outcomes.parquet", "fits.csv", LIBRARY_FILE):
             (campaign.folder / name).unlink(missing_ok=True)
     if len(undone) < n_records:
         campaign.watch.say(f"{n_records - len(undone)} of {n_records} records are done already.")

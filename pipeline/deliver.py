@@ -17,7 +17,7 @@ from pipeline.export.amber import write_inpcrd, write_prmtop
 from pipeline.export.gromacs import write_atomtypes_itp, write_gro, write_molecule_itp, write_top
 from pipeline.export.lammps import write_lammps_data, write_lammps_input
 from pipeline.export.leap import write_frcmod, write_leap_input, write_mol2
-from pipeline.export.offxml import write_offxml
+from pipeline.export.offxml import write_constrained_offxml, write_offxml
 from pipeline.export.openmm_forcefield import write_openmm_forcefield
 from pipeline.export.openmm_system import write_openmm_system
 from pipeline.export.parameters_json import write_parameters_json
@@ -26,6 +26,7 @@ from pipeline.program import is_installed
 from pipeline.readback import (
     Check,
     Checker,
+    check_constrained_offxml,
     check_inpcrd,
     check_offxml,
     check_openmm_system,
@@ -88,6 +89,12 @@ class FileKind:
 FILES = (
     FileKind(name="ligand.sdf", format="", write=write_sdf, check=check_sdf, needs_coords=True),
     FileKind(name="ligand.offxml", format="offxml", write=write_offxml, check=check_offxml),
+    FileKind(
+        name="ligand.offxml",
+        format="offxml-constrained",
+        write=write_constrained_offxml,
+        check=check_constrained_offxml,
+    ),
     FileKind(name="ligand.prmtop", format="amber", write=write_prmtop, check=check_prmtop),
     FileKind(name="ligand.inpcrd", format="amber", write=write_inpcrd, check=check_inpcrd, needs_coords=True),
     FileKind(name="ligand.mol2", format="amber", write=write_mol2, needs_coords=True, may_refuse=True),

@@ -118,7 +118,7 @@ class StraightLine:
         )
         export = self.settings.export
         self.isolate(
-            deliver, parametrized, folder.absolute(), export.formats, export.check, limits=self._limits()
+            deliver, parametrized, folder.absolute(), export.delivered, export.check, limits=self._limits()
         )
 
     def make_geometries(self, prepared: Prepared) -> FloatArray:

@@ -16,6 +16,7 @@ from pipeline.export.parameters_json import read_parameters_json
 from pipeline.ligand import to_rdkit
 from pipeline.schema import EnergyReport, MMParameters, Parametrized
 from pipeline.smirnoff import label, read_smirnoff
+from pipeline.smirnoff.matching import find_matches, molecule_for_matching
 from pipeline.units import ANGSTROM_PER_NM
 from pipeline.verify import EnergyCheck, Reference, check_system
 
@@ -88,10 +89,26 @@ def check_offxml(path: Path, reference: Reference) -> list[Check]:
     """Label the ligand with the file: every term gets its own parameters, and the energies agree."""
     parametrized = reference.parametrized
     labelled = label(read_smirnoff(path), parametrized.ligand, parametrized.topology)
-    _compare_parameters(path.name, labelled, parametrized.parameters)
+    compare_parameters(path.name, labelled, parametrized.parameters)
     _check_charge_sum(path.name, float(labelled.charge.sum()), parametrized)
     system = build_system(parametrized.topology, labelled)
     return [check_system(reference, system, file=path.name, reader="parmflow SMIRNOFF reader")]
+
+
+def check_constrained_offxml(path: Path, reference: Reference) -> list[Check]:
+    """Do the same, and see that the constraints are those of the bonds to hydrogen, at their lengths."""
+    topology = reference.parametrized.topology
+    mol = molecule_for_matching(reference.parametrized.ligand)
+    constrained = {
+        tuple(sorted(match))
+        for constraint in read_smirnoff(path).constraints
+        if constraint.distance is None
+        for match in find_matches(constraint.pattern, mol)
+    }
+    wanted = {tuple(row) for row in topology.bonds.tolist() if 1 in topology.atomic_numbers[row]}
+    if constrained != wanted:
+        raise VerificationError(f"{path.name}: {len(constrained)} constraints, not {len(wanted)} to hydrogen")
+    return check_offxml(path, reference)
 
 
 def check_prmtop(path: Path, reference: Reference) -> list[Check]:
@@ -176,7 +193,8 @@ def check_parameters_json(path: Path, reference: Reference) -> list[Check]:
     ]
 
 
-def _compare_parameters(file: str, have: MMParameters, want: MMParameters) -> None:
+def compare_parameters(file: str, have: MMParameters, want: MMParameters) -> None:
+    """Raise VerificationError for the first parameter that is not the one written."""
     for field in fields(MMParameters):
         got, expected = getattr(have, field.name), getattr(want, field.name)
         allowed = PARAMETER_TOLERANCE * np.maximum(1.0, np.abs(expected))

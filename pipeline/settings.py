@@ -90,6 +90,16 @@ class ExportSettings(_Settings):
         "lammps",
     )
     check: CheckDepth = "in-process"
+    constraints: bool = False
+    """whether ligand.offxml and library.offxml constrain the bonds to hydrogen"""
+    library_offxml_limit: int = Field(default=100, ge=0)
+    """no library.offxml for more ligands than this"""
+
+    @property
+    def delivered(self) -> tuple[str, ...]:
+        """The formats by the words of `pipeline.deliver`, where constrained OFFXML is another format."""
+        swap = {"offxml": "offxml-constrained"} if self.constraints else {}
+        return tuple(swap.get(name, name) for name in self.formats)
 
 
 class Settings(_Settings):

@@ -7,7 +7,8 @@ import numpy as np
 
 from pipeline.export.naming import build_atom_names
 from pipeline.export.openmm_system import COULOMB_14_SCALE, VDW_14_SCALE
-from pipeline.schema import CONVENTIONS_VERSION, FloatArray, MMParameters, Parametrized
+from pipeline.schema import CONVENTIONS_VERSION, FloatArray, Ligand, MMParameters, Parametrized
+from pipeline.topology import build_topology
 
 _UNITS = {
     "length": "angstrom",
@@ -54,6 +55,24 @@ def write_parameters_json(parametrized: Parametrized) -> str:
         "pairs_14": topology.pairs_14.tolist(),
     }
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_parametrized_json(text: str) -> Parametrized:
+    """Read the ligand with its force field back; the coordinates are in the other files."""
+    document = json.loads(text)
+    ligand = Ligand(
+        name=document["name"],
+        mapped_smiles=document["mapped_smiles"],
+        total_charge=document["total_charge"],
+    )
+    return Parametrized(
+        id=document["id"],
+        ligand=ligand,
+        topology=build_topology(ligand),
+        parameters=read_parameters_json(text),
+        coords=None,
+        provenance=tuple(document["provenance"].items()),
+    )
 
 
 def read_parameters_json(text: str) -> MMParameters:

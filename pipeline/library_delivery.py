@@ -1,0 +1,73 @@
+"""The library's own OFFXML: made from what was delivered, proved on every ligand, written in one piece."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.campaign import LIBRARY_FILE, Campaign
+from pipeline.child import Limits
+from pipeline.errors import ChildError, LigandError, OutputFolderError
+from pipeline.export.library_offxml import write_library_offxml
+from pipeline.export.parameters_json import read_parametrized_json
+from pipeline.outcomes_table import write_atomically
+from pipeline.parametrize import Isolate
+from pipeline.readback import compare_parameters
+from pipeline.settings import ExportSettings
+from pipeline.smirnoff import label, read_smirnoff
+
+_SECONDS, _SECONDS_PER_LIGAND = 60.0, 3.0
+_MEMORY_MB, _MEMORY_MB_PER_LIGAND = 4096, 50
+"""Compiled patterns of one ligand of 50 atoms take some 20 MB."""
+
+
+def write_library(campaign: Campaign, export: ExportSettings, isolate: Isolate) -> None:
+    """Write library.offxml where it is wanted and not there yet; the watch is told what came of it.
+
+    It is not written for more ligands than `export.library_offxml_limit`, nor where SMARTS cannot tell two
+    ligands apart: each has its own OFFXML. Raises OutputFolderError about the disk.
+    """
+    path = campaign.folder / LIBRARY_FILE
+    folders = [outcome.folder for outcome in campaign.ledger.outcomes() if outcome.status == "ok"]
+    state = json.dumps([folders, export.constraints])
+    if "offxml" not in export.formats or not folders:
+        path.unlink(missing_ok=True)
+    elif len(folders) > export.library_offxml_limit:
+        path.unlink(missing_ok=True)
+        campaign.watch.say(
+            f"No {LIBRARY_FILE} for {len(folders)} ligands: readers try every pattern on every ligand, and "
+            f"beyond {export.library_offxml_limit} that takes minutes; raise export.library_offxml_limit to "
+            "have it all the same. Each ligand has its own ligand.offxml."
+        )
+    elif not path.is_file() or campaign.ledger.recall(LIBRARY_FILE) != state:
+        path.unlink(missing_ok=True)
+        limits = Limits(
+            wall_seconds=_SECONDS + _SECONDS_PER_LIGAND * len(folders),
+            memory_mb=_MEMORY_MB + _MEMORY_MB_PER_LIGAND * len(folders),
+        )
+        try:
+            isolate(deliver_library, campaign.folder, folders, export.constraints, limits=limits)
+            campaign.ledger.remember(LIBRARY_FILE, state)
+        except (LigandError, ChildError) as error:
+            campaign.watch.say(f"No {LIBRARY_FILE}: {error}")
+
+
+def deliver_library(run: Path, folders: Sequence[str], constraints: bool) -> None:
+    """Make the file from the parameters.json of these folders, and label every ligand with it.
+
+    Raises ExportError for two ligands that SMARTS cannot tell apart, VerificationError where a ligand gets
+    another's parameters, OutputFolderError about the disk.
+    """
+    path = run / LIBRARY_FILE
+    try:
+        parametrized = [
+            read_parametrized_json((run / folder / "parameters.json").read_text(encoding="utf-8"))
+            for folder in folders
+        ]
+        text = write_library_offxml(parametrized, constraints=constraints)
+        force_field = read_smirnoff(text)
+        for one in parametrized:
+            labelled = label(force_field, one.ligand, one.topology)
+            compare_parameters(f"{LIBRARY_FILE}: {one.ligand.name}", labelled, one.parameters)
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise OutputFolderError(f"{path}: {error.strerror or error}") from error
