@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -60,7 +61,13 @@ class DrivePlan:
 def drive_key(fragment: Fragment, row: int = 0) -> str:
     """Name a drive of a fragment: the molecule's key and the atoms of the canonical dihedral."""
     atoms = "-".join(str(idx) for idx in fragment.dihedrals[row])
-    return f"{ligand_key(fragment.ligand)}:{atoms}"
+    return f"{_remembered_key(fragment.ligand)}:{atoms}"
+
+
+@lru_cache(maxsize=4096)
+def _remembered_key(ligand: Ligand) -> str:
+    """`ligand_key`, which costs milliseconds: a series asks for the same few fragments over and over."""
+    return ligand_key(ligand)
 
 
 def plan_drives(ligands: Sequence[Ligand], known: Collection[str], settings: FragmentSettings) -> DrivePlan:

@@ -77,7 +77,7 @@ def keep_surroundings(mol: Chem.Mol, bond: Bond) -> set[int]:
     kept |= {
         idx
         for idx, distance in distances.items()
-        if distance <= _NEAR_CHARGED and mol.GetAtomWithIdx(idx).GetFormalCharge()
+        if distance <= _NEAR_CHARGED and _is_ionic(mol.GetAtomWithIdx(idx))
     }
     kept |= _ortho_substituents(mol, bond) | _coupled_substituents(mol, bond)
     units = [*_ring_systems(mol), *(group.atoms for group in find_functional_groups(mol)), *_chains(mol)]
@@ -97,6 +97,12 @@ def _distances_from(mol: Chem.Mol, bond: Bond) -> dict[int, int]:
         frontier = {n for idx in frontier for n in _neighbours(mol, idx)} - distances.keys()
         distances |= dict.fromkeys(frontier, distance)
     return distances
+
+
+def _is_ionic(atom: Chem.Atom) -> bool:
+    """Whether an atom carries a charge that no neighbour neutralises, as nitro, N-oxide and azide do."""
+    charge = atom.GetFormalCharge()
+    return charge != 0 and all(n.GetFormalCharge() * charge >= 0 for n in atom.GetNeighbors())
 
 
 def _neighbours(mol: Chem.Mol, idx: int) -> list[int]:

@@ -70,7 +70,8 @@ def _draw(drawer: rdMolDraw2D.MolDraw2D, ligand: Ligand, fragments: Sequence[Fra
         bonds.append({mol.GetBondBetweenAtoms(*pair).GetIdx(): colour for pair in ends})
         atoms.append({p: _CAP_COLOUR for idx, p in places.items() if fragment.parent_atoms[idx] == CAP})
     drawer.drawOptions().legendFontSize = 18
-    drawer.drawOptions().fillHighlights = True
+    drawer.drawOptions().annotationFontScale = 1.0
+    drawer.drawOptions().setAnnotationColour((0.0, 0.0, 0.0))
     drawer.drawOptions().highlightBondWidthMultiplier = 14
     drawer.DrawMolecules(
         mols,

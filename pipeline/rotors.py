@@ -45,9 +45,10 @@ def list_rotors(mol: Chem.Mol, settings: FragmentSettings) -> list[Bond]:
 def choose_dihedral(mol: Chem.Mol, bond: Bond) -> Dihedral:
     """Choose the dihedral whose angle is driven when a bond turns.
 
-    At each end the heavy atom that symmetry makes the only one of its kind (the lone substituent, rather than
-    one of two equal ortho carbons), then the heaviest, then the first by canonical rank and by index. In a
-    molecule in canonical order the choice is thus a function of molecule and bond alone.
+    At each end: a heavy atom before a hydrogen; one that symmetry makes the only one of its kind (the lone
+    substituent before two equal methyls); the heaviest; the one that bears the heaviest (C-F before C-H); the
+    first by canonical rank and by index. In a molecule in canonical order the choice is thus a function of
+    molecule and bond alone.
     """
     ranks = list(Chem.CanonicalRankAtoms(mol, breakTies=False))
     first, second = sorted(bond)
@@ -66,12 +67,13 @@ def _best_end(mol: Chem.Mol, ranks: list[int], centre: int, across: int) -> int:
     ends = [n for n in mol.GetAtomWithIdx(centre).GetNeighbors() if n.GetIdx() != across]
     kinds = [ranks[end.GetIdx()] for end in ends]
 
-    def preference(end: Chem.Atom) -> tuple[bool, bool, int, int, int]:
+    def preference(end: Chem.Atom) -> tuple[bool, bool, int, list[int], int, int]:
         rank = ranks[end.GetIdx()]
         return (
             end.GetAtomicNum() == 1,
             kinds.count(rank) > 1,
             -end.GetAtomicNum(),
+            sorted(-n.GetAtomicNum() for n in end.GetNeighbors()),
             rank,
             end.GetIdx(),
         )
