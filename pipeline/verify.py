@@ -99,12 +99,17 @@ def evaluate(system: openmm.System, geometries: FloatArray) -> tuple[tuple[Energ
     `geometries` is (n_geometries, n_atoms, 3) in angstrom. Reports are in kcal/mol; forces, term by term
     in the order of `TERMS`, are (n_geometries, n_terms, n_atoms, 3) in kcal/mol/angstrom.
     """
-    return _weigh(openmm.XmlSerializer.clone(system), geometries)
+    own = _bare_system(system)
+    for force in system.getForces():
+        if isinstance(force, openmm.NonbondedForce):
+            _add_split_nonbonded(own, force)
+        else:
+            own.addForce(openmm.XmlSerializer.clone(force))
+    return _weigh(own, geometries)
 
 
 def _weigh(own: openmm.System, geometries: FloatArray) -> tuple[tuple[EnergyReport, ...], FloatArray]:
-    """Do so with a system that nobody else holds, because its nonbonded force is split in place."""
-    _split_nonbonded(own)
+    """Do so with a system whose terms each have a force group of their own."""
     integrator = openmm.VerletIntegrator(0.001)
     platform = openmm.Platform.getPlatformByName("Reference")
     context = openmm.Context(own, integrator, platform)
@@ -132,7 +137,7 @@ def build_reference(parametrized: Parametrized) -> Reference:
         coords = _lattice(topology.n_atoms, generator)
     displaced = [coords + generator.normal(scale=scale, size=coords.shape) for scale in DISPLACEMENTS]
     geometries = np.stack([coords, *displaced])
-    reports, forces = _weigh(build_system(topology, parametrized.parameters), geometries)
+    reports, forces = evaluate(build_system(topology, parametrized.parameters), geometries)
     return Reference(parametrized=parametrized, geometries=geometries, reports=reports, forces=forces)
 
 
@@ -272,47 +277,53 @@ def _plain(parameters: Sequence[Any]) -> list[Any]:
     return [getattr(value, "_value", value) for value in parameters]
 
 
-def _split_nonbonded(own: openmm.System) -> None:
-    """Leave van der Waals in group 4 and put Coulomb, as a second force, in group 5."""
-    for index in range(own.getNumForces()):
-        vdw = own.getForce(index)
-        if isinstance(vdw, openmm.NonbondedForce):
-            coulomb = openmm.XmlSerializer.clone(vdw)
-            for particle in range(vdw.getNumParticles()):
-                charge, sigma, epsilon = _plain(vdw.getParticleParameters(particle))
-                vdw.setParticleParameters(particle, 0.0, sigma, epsilon)
-                coulomb.setParticleParameters(particle, charge, 1.0, 0.0)
-            for exception in range(vdw.getNumExceptions()):
-                i, j, charge_product, sigma, epsilon = _plain(vdw.getExceptionParameters(exception))
-                vdw.setExceptionParameters(exception, i, j, 0.0, sigma, epsilon)
-                coulomb.setExceptionParameters(exception, i, j, charge_product, 1.0, 0.0)
-            coulomb.setForceGroup(_COULOMB_GROUP)
-            own.addForce(coulomb)
-            break
+def _bare_system(system: openmm.System) -> openmm.System:
+    """As many particles, no force; the masses do not matter for energies."""
+    own = openmm.System()
+    for _ in range(system.getNumParticles()):
+        own.addParticle(1.0)
+    return own
 
 
-_GROUPS = {
-    openmm.HarmonicBondForce: BOND_GROUP,
-    openmm.HarmonicAngleForce: ANGLE_GROUP,
-    openmm.NonbondedForce: NONBONDED_GROUP,
-}
+def _add_split_nonbonded(own: openmm.System, force: openmm.NonbondedForce) -> None:
+    """Add van der Waals in group 4 and Coulomb, as a second force, in group 5."""
+    if force.getNonbondedMethod() != openmm.NonbondedForce.NoCutoff or force.getNumGlobalParameters():
+        raise VerificationError("a nonbonded force with a cutoff or offsets where none belongs")
+    vdw, coulomb = openmm.NonbondedForce(), openmm.NonbondedForce()
+    vdw.setForceGroup(NONBONDED_GROUP)
+    coulomb.setForceGroup(_COULOMB_GROUP)
+    for particle in range(force.getNumParticles()):
+        charge, sigma, epsilon = _plain(force.getParticleParameters(particle))
+        vdw.addParticle(0.0, sigma, epsilon)
+        coulomb.addParticle(charge, 1.0, 0.0)
+    for exception in range(force.getNumExceptions()):
+        i, j, charge_product, sigma, epsilon = _plain(force.getExceptionParameters(exception))
+        vdw.addException(i, j, 0.0, sigma, epsilon)
+        coulomb.addException(i, j, charge_product, 1.0, 0.0)
+    own.addForce(vdw)
+    own.addForce(coulomb)
+
+
+_GROUPS = {openmm.HarmonicBondForce: BOND_GROUP, openmm.HarmonicAngleForce: ANGLE_GROUP}
 
 
 def _regroup(system: openmm.System, topology: Topology, where: str) -> openmm.System:
-    """Copy a foreign system with the force groups of `build_system`, torsions told apart by their atoms."""
+    """Rebuild a foreign system with a force group per term, torsions told apart by their atoms."""
     if system.getNumConstraints():
         raise VerificationError(f"{where}: {system.getNumConstraints()} constraints where none belong")
-    copy = openmm.XmlSerializer.clone(system)
+    own = _bare_system(system)
     torsions = []
-    for index in reversed(range(copy.getNumForces())):
-        force = copy.getForce(index)
+    for force in system.getForces():
         if isinstance(force, openmm.PeriodicTorsionForce):
             torsions += [
                 _plain(force.getTorsionParameters(number)) for number in range(force.getNumTorsions())
             ]
-            copy.removeForce(index)
+        elif isinstance(force, openmm.NonbondedForce):
+            _add_split_nonbonded(own, force)
         elif type(force) in _GROUPS:
-            force.setForceGroup(_GROUPS[type(force)])
+            copy = openmm.XmlSerializer.clone(force)
+            copy.setForceGroup(_GROUPS[type(force)])
+            own.addForce(copy)
         else:
             raise VerificationError(f"{where}: a force of kind {type(force).__name__} where none belongs")
     propers, impropers = openmm.PeriodicTorsionForce(), openmm.PeriodicTorsionForce()
@@ -327,9 +338,9 @@ def _regroup(system: openmm.System, topology: Topology, where: str) -> openmm.Sy
             impropers.addTorsion(*atoms, periodicity, phase, k)
         else:
             raise VerificationError(f"{where}: a torsion over atoms {tuple(atoms)}, which the topology lacks")
-    copy.addForce(propers)
-    copy.addForce(impropers)
-    return copy
+    own.addForce(propers)
+    own.addForce(impropers)
+    return own
 
 
 def _unordered(dihedrals: IntArray) -> set[tuple[int, ...]]:
