@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("vdw_mismatches", "export_readers")
+NAMES = ("vdw_mismatches", "export_readers", "fragment_sharing")
 
 
 def main() -> None:
