@@ -39,6 +39,7 @@ from pipeline.readback_forcefield import check_openmm_forcefield
 from pipeline.readback_gromacs import check_gro, check_top
 from pipeline.readback_lammps import check_lammps
 from pipeline.readback_leap import check_frcmod
+from pipeline.readback_openff import check_offxml_in_openff
 from pipeline.schema import Parametrized
 from pipeline.settings import CheckDepth, ExportSettings
 from pipeline.units import AMBER_CHARGE_FACTOR, COULOMB_CONSTANT
@@ -75,7 +76,7 @@ class FileKind:
     check_in_engine: Checker | None = None
     """the MD engine itself, under `check="all"`"""
     engine: str = ""
-    """the program that this check runs"""
+    """the program that this check cannot do without; OFFXML's does nothing where OpenFF is not installed"""
     needs_coords: bool = False
     may_refuse: bool = False
     """whether its ExportError is only noted in `check.json`, and the ligand delivered without it"""
@@ -88,12 +89,19 @@ class FileKind:
 
 FILES = (
     FileKind(name="ligand.sdf", format="", write=write_sdf, check=check_sdf, needs_coords=True),
-    FileKind(name="ligand.offxml", format="offxml", write=write_offxml, check=check_offxml),
+    FileKind(
+        name="ligand.offxml",
+        format="offxml",
+        write=write_offxml,
+        check=check_offxml,
+        check_in_engine=check_offxml_in_openff,
+    ),
     FileKind(
         name="ligand.offxml",
         format="offxml-constrained",
         write=write_constrained_offxml,
         check=check_constrained_offxml,
+        check_in_engine=check_offxml_in_openff,
     ),
     FileKind(name="ligand.prmtop", format="amber", write=write_prmtop, check=check_prmtop),
     FileKind(name="ligand.inpcrd", format="amber", write=write_inpcrd, check=check_inpcrd, needs_coords=True),

@@ -91,7 +91,7 @@ def to_text(comment: str, sections: Iterable[Element]) -> str:
 
 
 def _bonds(environment: Environment, topology: Topology, parameters: MMParameters) -> Element:
-    section = Element("Bonds", version="0.3", potential="harmonic")
+    section = Element("Bonds", version="0.4", potential="(k/2)*(r-length)^2")
     terms = chain_terms(topology.bonds, (parameters.bond_length, parameters.bond_k))
     for bond, (length, k) in _append(section, "Bond", choose_patterns(environment, terms)):
         bond.set("length", f"{length!r} * angstrom")
