@@ -6,17 +6,17 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from models.predict import load_predictor
+from pipeline.child import Limits, run_in_child
 from pipeline.deliver import CHECK_FILE, deliver, missing_programs
-from pipeline.errors import LigandError
+from pipeline.errors import ChildError, LigandError
 from pipeline.library import read_library
 from pipeline.ligand import standardise
 from pipeline.schema import Parametrized
@@ -27,7 +27,7 @@ from pipeline.verify import TERMS
 
 DATA = Path(os.environ.get("PARMFLOW_DATA", Path(__file__).parents[2] / "shared" / "data"))
 N_PROCESSES = 2
-ENGINE_FORMATS = ("gromacs", "lammps")
+LIMITS = Limits(wall_seconds=300.0, memory_mb=4096)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +58,10 @@ def main() -> None:
     busy = sum(one.seconds for one in delivered) / len(delivered)
     print(
         f"writing and in-process checks: {len(delivered) / seconds:.1f} ligands per second in {N_PROCESSES} "
-        f"processes ({n_atoms:.0f} atoms and {busy:.2f} s on average)"
+        f"processes ({n_atoms:.0f} atoms and {busy:.2f} s on average)",
+        flush=True,
     )
-    engines = ExportSettings(formats=ENGINE_FORMATS, check="all")
+    engines = ExportSettings(formats=("gromacs", "lammps"), check="all")
     missing = missing_programs(engines)
     if missing:
         print(f"external programs: skipped, {' and '.join(missing)} not installed")
@@ -85,9 +86,9 @@ def parametrize(libraries: list[Path]) -> Iterator[Parametrized]:
 
 
 def deliver_all(ligands: list[Parametrized], export: ExportSettings) -> list[Delivered]:
-    """Deliver every ligand into a temporary folder, in several processes."""
-    with ProcessPoolExecutor(N_PROCESSES, mp_context=get_context("forkserver")) as pool:
-        return list(pool.map(deliver_one, ligands, [export] * len(ligands), chunksize=4))
+    """Deliver every ligand into a temporary folder, each in a child process as `parmflow assign` does."""
+    with ThreadPoolExecutor(N_PROCESSES) as pool:
+        return list(pool.map(deliver_one, ligands, [export] * len(ligands)))
 
 
 def deliver_one(parametrized: Parametrized, export: ExportSettings) -> Delivered:
@@ -98,9 +99,9 @@ def deliver_one(parametrized: Parametrized, export: ExportSettings) -> Delivered
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / parametrized.id
         try:
-            deliver(parametrized, folder, export.formats, export.check)
+            run_in_child(deliver, parametrized, folder, export.formats, export.check, limits=LIMITS)
             checks = json.loads((folder / CHECK_FILE).read_text())["checks"]
-        except LigandError as error:
+        except (LigandError, ChildError) as error:
             failure = str(error)
     return Delivered(
         name=parametrized.ligand.name,
