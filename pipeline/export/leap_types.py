@@ -18,8 +18,11 @@ TAKEN = frozenset({"2C", "3C"})
 """Names of a digit and a letter in parm10 and its kin; GAFF's and GAFF2's begin with a small letter."""
 
 CODES = tuple(
-    code for code in (digit + letter for digit in digits for letter in ascii_letters) if code not in TAKEN
+    code
+    for code in (digit + letter for digit in digits if digit != "6" for letter in ascii_letters)
+    if code not in TAKEN
 )
+"""All types of Amber's FB15 begin with 6."""
 
 Key = tuple[Any, ...]
 """whole numbers and tuples of them; of one kind of term, so that keys can be ordered"""
