@@ -45,7 +45,7 @@ def main() -> None:
             print(f"fragment sharing: {name} skipped, no data (set PARMFLOW_DATA)")
             continue
         print_sharing(name, [standardise(record, LigandRules())[0] for record in read_library([path])])
-    for size in (1, 10, 100):
+    for size in (1, 10, 100, 1000):
         print_sharing(f"series of {size}", list(enumerate_series(size)))
 
 

@@ -13,6 +13,9 @@ conjugated chains, functional groups (`functional_groups.csv`).
 What is cut is always a single bond outside rings. A cap of hydrogen takes the lost atom's place on an sp3 or
 ring carbon. A methyl takes it elsewhere, where hydrogen would change the chemistry: N-H and O-H donate and
 tautomerise, an aldehyde is no ketone, and =CH2 has no E and Z. The charge of a fragment is that of its atoms.
+
+Ions are cut in their canonical resonance form: where it draws a double bond that a chemist would draw single,
+the fragment comes out larger than need be, never smaller. Hydrogen bonds across the ligand are not kept.
 """
 
 from dataclasses import dataclass

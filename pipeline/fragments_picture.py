@@ -71,7 +71,7 @@ def _draw(drawer: rdMolDraw2D.MolDraw2D, ligand: Ligand, fragments: Sequence[Fra
         atoms.append({p: _CAP_COLOUR for idx, p in places.items() if fragment.parent_atoms[idx] == CAP})
     drawer.drawOptions().legendFontSize = 18
     drawer.drawOptions().annotationFontScale = 1.0
-    drawer.drawOptions().setAnnotationColour((0.0, 0.0, 0.0))
+    drawer.drawOptions().setBondNoteColour((0.0, 0.0, 0.0))
     drawer.drawOptions().highlightBondWidthMultiplier = 14
     drawer.DrawMolecules(
         mols,
