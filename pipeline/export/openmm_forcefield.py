@@ -39,7 +39,8 @@ def write_openmm_forcefield(parametrized: Parametrized) -> str:
     root.append(ElementTree.Comment(f" {comment} "))
     root.append(_atom_types(parametrized, types))
     root.append(_residues(parametrized, prefix, types))
-    root.extend(write(parametrized, types) for write in (_bonds, _angles, _propers, _impropers, _nonbonded))
+    for write in (_bonds, _angles, _propers, _impropers, _nonbonded):
+        root.append(write(parametrized, types))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
