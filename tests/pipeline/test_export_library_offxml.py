@@ -1,0 +1,132 @@
+"""One OFFXML for a library of ligands made to be mistaken for each other: each gets its own parameters."""
+
+import re
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from pipeline.errors import ExportError, ParametersError
+from pipeline.export.library_offxml import write_library_offxml
+from pipeline.schema import MMParameters, Parametrized
+from pipeline.smirnoff import label, read_smirnoff
+from pipeline.topology import restore_order
+
+TRAPS = {
+    "one a part of another": ("C", "CC", "CCC", "CCCC", "c1ccccc1", "Cc1ccccc1", "c1ccc(cc1)-c1ccccc1"),
+    "rings and chains": ("C1CC1", "C1CCC1", "C=CC", "C1=CC1", "CC#C", "C=C=C", "C12C3C4C1C5C2C3C45"),
+    "tautomers": (
+        "Oc1ccccn1",
+        "O=c1cccc[nH]1",
+        "CC(=O)CC(C)=O",
+        "CC(=O)C=C(C)O",
+        "Cc1c[nH]cn1",
+        "Cc1cnc[nH]1",
+    ),
+    "protonation": ("CC(=O)O", "CC(=O)[O-]", "[NH3+]CC(=O)[O-]", "NCC(=O)O", "NCC(=O)[O-]", "[NH3+]CC(=O)O"),
+    "same graph, other charge": ("O=C1C=CC(=O)C=C1", "[O-]c1ccc([O-])cc1", "Oc1ccc(O)cc1"),
+    "small": ("O", "N", "[NH4+]", "[OH-]", "[H][H]", "F", "S"),
+    "isomers": ("CCO", "COC", "C[N+]#[C-]", "CC#N", "CN=[N+]=[N-]", "Clc1ccccc1F", "Clc1cccc(F)c1"),
+}
+
+
+@pytest.fixture(scope="session")
+def parametrize(build_ligand, parametrize_ligand) -> Callable[..., Parametrized]:
+    """SMILES, a seed and an atom order -> Parametrized, without a geometry."""
+
+    def build(smiles: str, seed: int = 0, order: np.ndarray | None = None) -> Parametrized:
+        ligand = build_ligand(smiles, order)
+        points = np.zeros((ligand.mapped_smiles.count(":"), 3))
+        return replace(parametrize_ligand(ligand, points, seed), coords=None)
+
+    return build
+
+
+def assert_each_has_its_own(text: str, library: list[Parametrized]) -> None:
+    """Label every ligand with the file; 1e-6 is what equal parameters of two ligands may differ by."""
+    force_field = read_smirnoff(text)
+    for one in library:
+        labelled = label(force_field, one.ligand, one.topology)
+        for field in fields(MMParameters):
+            np.testing.assert_allclose(
+                getattr(labelled, field.name),
+                getattr(one.parameters, field.name),
+                rtol=2e-6,
+                atol=2e-7,
+                err_msg=f"{one.ligand.name}: {field.name}",
+            )
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_look_alikes_get_their_own_parameters(trap, parametrize):
+    """Every ligand of a kind, each with random parameters of its own, in either order of the library."""
+    library = [parametrize(smiles, seed) for seed, smiles in enumerate(TRAPS[trap])]
+    assert_each_has_its_own(write_library_offxml(library), library)
+    library.reverse()
+    assert_each_has_its_own(write_library_offxml(library), library)
+
+
+def test_all_traps_fit_into_one_file(parametrize):
+    """All of them together: forty-odd ligands in one file."""
+    every = [smiles for kind in TRAPS.values() for smiles in kind]
+    library = [parametrize(smiles, seed) for seed, smiles in enumerate(every)]
+    assert_each_has_its_own(write_library_offxml(library), library)
+
+
+@pytest.mark.parametrize("smiles", ["CCO", "C", "c1ccccc1C"])
+def test_a_molecule_outside_the_library_gets_nothing(smiles, parametrize):
+    """No parameter is lent to a stranger: an error instead of a neighbour's numbers."""
+    text = write_library_offxml([parametrize("CC"), parametrize("CCCO"), parametrize("c1ccccc1")])
+    stranger = parametrize(smiles)
+    with pytest.raises(ParametersError, match="no parameter"):
+        label(read_smirnoff(text), stranger.ligand, stranger.topology)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O"), ("F/C=C/Cl", "F/C=C\\Cl"), ("C1CC1O", "OC1CC1")],
+)
+def test_stereoisomers_with_equal_parameters_share_patterns(one, other, parametrize):
+    """Two isomers, or one molecule in two atom orders: as many patterns as for one, right for both."""
+    library = [parametrize(one), parametrize(other)]
+    text = write_library_offxml(library)
+    assert text.count("smirks") == write_library_offxml(library[:1]).count("smirks")
+    assert_each_has_its_own(text, library)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O"), ("F/C=C/Cl", "F/C=C\\Cl"), ("CC", "CC")],
+)
+def test_what_smarts_cannot_tell_apart_is_refused(one, other, parametrize):
+    """The same graph with other parameters: a sentence with both names, no file that is wrong for one."""
+    library = [parametrize(one, seed=1), parametrize("CCO"), parametrize(other, seed=2)]
+    with pytest.raises(ExportError, match=rf"{re.escape(one)} and {re.escape(other)} .* one OFFXML per"):
+        write_library_offxml(library)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_same_molecule_in_any_order_shares_patterns(seed, parametrize):
+    """The library holds a molecule twice, its atoms shuffled: one set of patterns serves both records."""
+    smiles = "CC(=O)Nc1ccc(O)cc1"
+    first = parametrize(smiles)
+    order = np.random.default_rng(seed).permutation(first.topology.n_atoms)
+    shuffled = parametrize(smiles, order=order)
+    topology, parameters = restore_order(first.topology, first.parameters, np.argsort(order))
+    assert topology.bonds.tolist() == shuffled.topology.bonds.tolist()
+    second = replace(shuffled, parameters=parameters)
+    text = write_library_offxml([first, second])
+    assert text.count("<Bond ") == write_library_offxml([first]).count("<Bond ")
+    assert_each_has_its_own(text, [first, second])
+
+
+def test_names_and_constraints(parametrize):
+    """Hostile names leave well-formed XML; constraints come once when asked for, ids are unique."""
+    water = parametrize("O")
+    named = replace(water, ligand=replace(water.ligand, name="a--b<&>\x07"))
+    text = write_library_offxml([named, parametrize("CO")], constraints=True)
+    assert len(read_smirnoff(text).constraints) == 1
+    ids = re.findall(r'<(\w+) smirks="[^"]*" id="([^"]*)"', text)
+    assert len(ids) == len(set(ids))
+    assert "<Constraints" not in write_library_offxml([named])
