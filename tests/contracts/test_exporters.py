@@ -1,5 +1,6 @@
 """The contract of every exporter: another program reads the same force field from its file."""
 
+import json
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.deliver import FILES, FileKind
+from pipeline.deliver import FILES, FileKind, deliver
 from pipeline.schema import Parametrized
 from pipeline.smirnoff import label, read_smirnoff
 from pipeline.verify import ENERGY_TOLERANCE, TERMS, EnergyCheck, Reference, build_reference
@@ -76,6 +77,15 @@ def _lammps_charges(text: str, parametrized: Parametrized) -> list[Decimal]:
     return [Decimal(line.split()[3]) for line in section.splitlines()]
 
 
+def _mol2_charges(text: str, parametrized: Parametrized) -> list[Decimal]:
+    section = text.split("@<TRIPOS>ATOM\n")[1].split("@")[0]
+    return [Decimal(line.split()[8]) for line in section.splitlines()]
+
+
+def _forcefield_charges(text: str, parametrized: Parametrized) -> list[Decimal]:
+    return [Decimal(word) for word in re.findall(r'<Atom name=[^>]* charge="([^"]*)"', text)]
+
+
 def _json_charges(text: str, parametrized: Parametrized) -> list[Decimal]:
     return [Decimal(word) for word in re.findall(r'"charge": (\S+),', text)]
 
@@ -90,6 +100,8 @@ READ_CHARGES = {
     "ligand.sdf": _sdf_charges,
     "openmm_system.xml": _openmm_charges,
     "ligand.offxml": _offxml_charges,
+    "openmm_forcefield.xml": _forcefield_charges,
+    "ligand.mol2": _mol2_charges,
     "ligand.itp": _itp_charges,
     "ligand.data": _lammps_charges,
     "parameters.json": _json_charges,
@@ -119,3 +131,14 @@ def test_reordered_atoms_give_a_file_that_is_right_for_the_new_order(
     for kind in FILES:
         if kind.check:
             assert kind.check(tmp_path / kind.name, after)
+
+
+def test_155_atoms_are_delivered_in_every_format(build_ligand, parametrize_ligand, tmp_path):
+    """Tripalmitin: every file written, read back and weighed; nothing left out."""
+    smiles = "CCCCCCCCCCCCCCCC(=O)OCC(COC(=O)CCCCCCCCCCCCCCC)OC(=O)CCCCCCCCCCCCCCC"
+    parametrized = parametrize_ligand(build_ligand(smiles))
+    assert parametrized.topology.n_atoms == 155
+    formats = {kind.format for kind in FILES}
+    names = deliver(parametrized, tmp_path / "tripalmitin", sorted(formats))
+    assert {kind.name for kind in FILES} < set(names)
+    assert json.loads((tmp_path / "tripalmitin" / "check.json").read_text())["left_out"] == {}

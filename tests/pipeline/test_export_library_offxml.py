@@ -130,3 +130,12 @@ def test_names_and_constraints(parametrize):
     ids = re.findall(r'<(\w+) smirks="[^"]*" id="([^"]*)"', text)
     assert len(ids) == len(set(ids))
     assert "<Constraints" not in write_library_offxml([named])
+
+
+def test_no_match_is_cut_off_in_silence(parametrize, monkeypatch):
+    """A ligand with more symmetries than matches are listed is refused (hazard 30); cubane has 48."""
+    cubane = parametrize("C12C3C4C1C5C2C3C45")
+    assert write_library_offxml([cubane])
+    monkeypatch.setattr("pipeline.export.smarts.MAX_MATCHES", 40)
+    with pytest.raises(ExportError, match="too symmetric"):
+        write_library_offxml([cubane])
