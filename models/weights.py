@@ -87,7 +87,7 @@ def load_model_folder(folder: Path) -> Model:
         valence = ValenceNetwork(sizes["valence"].width, sizes["valence"].n_layers)
         for part, network in (("charges", charges), ("valence", valence)):
             _load_checked(network, folder / f"{part}.safetensors", manifest["sha256"])
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise SettingsError(f"model {folder}: cannot be read: {error}") from error
     return Model(
         name=manifest["name"],

@@ -200,6 +200,21 @@ def test_damaged_weights_are_refused(tmp_path, model):
         load_model_folder(tmp_path)
 
 
+@pytest.mark.parametrize("change", ["a list", "networks of another size", "a network too few"])
+def test_a_strange_manifest_is_refused(tmp_path, model, change):
+    """A manifest of another shape, or of networks that the weights do not fit, is a SettingsError."""
+    save_model(model, tmp_path)
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    if change == "networks of another size":
+        manifest["networks"]["valence"]["width"] *= 2
+    elif change == "a network too few":
+        del manifest["networks"]["valence"]
+    path.write_text(json.dumps([] if change == "a list" else manifest))
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load_model_folder(tmp_path)
+
+
 def test_other_conventions_are_refused(tmp_path, model):
     """Weights made under another meaning of the parameters are refused."""
     save_model(model, tmp_path)
