@@ -75,7 +75,10 @@ def parse_duration(text: str | None) -> float | None:
 
 
 def split_formats(text: str | None) -> tuple[str, ...] | None:
-    """The names in `offxml,amber`, once each, in the order given."""
+    """The names in `offxml,amber`, once each, in the order given; SettingsError when it names none."""
     if text is None:
         return None
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise SettingsError("--formats names no format; write e.g. offxml,amber, or leave it out for all")
+    return names

@@ -13,7 +13,8 @@ SUPPORTED_ELEMENTS = ("H", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I")
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Strict: `max_atoms = true` is a slip of the pen, not one atom.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class LigandRules(_Settings):
@@ -23,7 +24,7 @@ class LigandRules(_Settings):
     unspecified_stereo: Literal["reject", "accept"] = "reject"
     strip_salts: bool = False
     """keep the largest fragment of a salt instead of refusing it"""
-    elements: tuple[str, ...] = SUPPORTED_ELEMENTS
+    elements: tuple[str, ...] = Field(default=SUPPORTED_ELEMENTS, strict=False)
 
 
 class ConformerSettings(_Settings):
@@ -82,12 +83,8 @@ class FineTuneSettings(_Settings):
 class ExportSettings(_Settings):
     """What is written for a ligand."""
 
-    formats: tuple[Literal["offxml", "amber", "openmm", "gromacs", "lammps"], ...] = (
-        "offxml",
-        "amber",
-        "openmm",
-        "gromacs",
-        "lammps",
+    formats: tuple[Literal["offxml", "amber", "openmm", "gromacs", "lammps"], ...] = Field(
+        default=("offxml", "amber", "openmm", "gromacs", "lammps"), strict=False
     )
     check: CheckDepth = "in-process"
     constraints: bool = False
@@ -116,6 +113,10 @@ class Settings(_Settings):
     """worker processes; 0: one per core"""
 
 
+_IN_WORDS = {"extra_forbidden": "unknown key", "model_type": "a table is expected"}
+"""pydantic's kinds of error whose own words say nothing to a chemist"""
+
+
 def build_settings(values: dict[str, Any]) -> Settings:
     """Check a nested table of settings, e.g. read from TOML; raise SettingsError naming the first wrong."""
     try:
@@ -123,5 +124,5 @@ def build_settings(values: dict[str, Any]) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        known = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
-        raise SettingsError(f"settings: {where}: {known}") from error
+        what = _IN_WORDS.get(first["type"], f"{first['msg']}, not {first['input']!r:.80}")
+        raise SettingsError(f"settings: {where}: {what}") from error

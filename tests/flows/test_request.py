@@ -19,10 +19,20 @@ def test_options_win_over_the_config_and_the_config_over_defaults(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "cause"),
-    [("jobs = -1", "jobs"), ("[qm]\nn_point = 5", "qm.n_point"), ("qm = 3", "qm"), ("a = [", "TOML")],
+    [
+        ("jobs = -1", "jobs"),
+        ("[qm]\nn_point = 5", "qm.n_point: unknown key"),
+        ("qm = 3", "qm: a table is expected"),
+        ("ligand = 3", "ligand: a table is expected"),
+        ("a = [", "TOML"),
+        ("[ligand]\nmax_atoms = true", "max_atoms: Input should be a valid integer, not True"),
+        ("[qm]\nn_points = '5'", "n_points: .*, not '5'"),
+        ("[conformers]\nseconds = inf", "conformers.seconds"),
+        ("[export]\nformats = ['pdf']", "export.formats.0: .*, not 'pdf'"),
+    ],
 )
 def test_a_wrong_config_names_its_key(tmp_path, text, cause):
-    """The message holds the dotted name of the first wrong key."""
+    """The message holds the dotted name of the first wrong key, and what was given for it."""
     path = tmp_path / "settings.toml"
     path.write_text(text)
     with pytest.raises(SettingsError, match=cause):
@@ -49,6 +59,13 @@ def test_formats_are_split_once_each_in_order():
     """Blanks and repetitions fall away."""
     assert split_formats(" amber,offxml,,amber ") == ("amber", "offxml")
     assert split_formats(None) is None
+
+
+def test_formats_that_name_none_are_refused():
+    """An empty list is a mistake, not a wish for no files."""
+    for text in ("", " , "):
+        with pytest.raises(SettingsError, match="names no format"):
+            split_formats(text)
 
 
 def test_the_store_follows_the_desktop_convention(monkeypatch, tmp_path):
