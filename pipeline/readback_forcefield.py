@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import openmm
+from defusedxml import ElementTree
 from openmm import app
 
+from pipeline.errors import VerificationError
 from pipeline.readback import Check
 from pipeline.schema import Topology
 from pipeline.verify import Reference, check_system
@@ -12,6 +14,7 @@ from pipeline.verify import Reference, check_system
 
 def check_openmm_forcefield(path: Path, reference: Reference) -> list[Check]:
     """Let OpenMM match the template to the bare molecule and build its system."""
+    _check_well_formed(path)
     force_field = app.ForceField(str(path))
     system = force_field.createSystem(
         build_app_topology(reference.parametrized.topology),
@@ -21,6 +24,14 @@ def check_openmm_forcefield(path: Path, reference: Reference) -> list[Check]:
         removeCMMotion=False,
     )
     return [check_system(reference, system, file=path.name, reader=f"OpenMM {openmm.__version__}")]
+
+
+def _check_well_formed(path: Path) -> None:
+    """OpenMM reports broken XML by a bare Exception; say it our way first."""
+    try:
+        ElementTree.parse(path)
+    except ElementTree.ParseError as error:
+        raise VerificationError(f"{path.name}: cannot be read back: {error}") from error
 
 
 def build_app_topology(topology: Topology) -> app.Topology:

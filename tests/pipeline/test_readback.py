@@ -214,7 +214,13 @@ def test_the_file_of_another_ligand_is_refused(kind, reference, build_ligand, pa
         read_back(kind.check, tmp_path / kind.name, reference)
 
 
-@pytest.mark.parametrize("kind", FILES, ids=lambda kind: kind.name)
+UNREAD = ("ligand.leap",)
+"""LEaP's own commands, which no reader here executes"""
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in FILES if kind.name not in UNREAD], ids=lambda kind: kind.name
+)
 def test_half_a_file_is_refused(kind, reference, tmp_path):
     """A file cut in the middle is never taken for a whole one."""
     _write_all(tmp_path, reference.parametrized, kind.format)
