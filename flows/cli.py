@@ -220,7 +220,9 @@ def train(
 
 @app.command()
 def evaluate(
-    data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Table of QM references, parquet.")],
+    data: Annotated[
+        Path, typer.Option("--data", metavar="PATH", help="A table of QM references, or the data folder.")
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Report, rows and plots.")],
     model: ModelName = None,
     as_json: Json = False,
