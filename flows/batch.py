@@ -188,6 +188,13 @@ def close_run(campaign: Campaign, settings: Settings) -> list[Outcome]:
     return finish_run(campaign)
 
 
+def check(request: Request, watch: Watch) -> None:
+    """Raise what `run` would raise before its first step: UsageError about files, settings, folders."""
+    records_of(request.libraries)
+    with open_doors(request, watch), locked(request.out):
+        pass
+
+
 def run(request: Request, watch: Watch) -> list[Outcome]:
     """Run a request, or go on with it where it stopped."""
     records = records_of(request.libraries)

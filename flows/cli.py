@@ -151,6 +151,8 @@ def refine(
 
 def _run(request: Request, *, in_prefect: bool, as_json: bool) -> None:
     if in_prefect:
+        with watch_on_stderr() as watch:
+            batch.check(request, watch)  # Prefect would log a traceback for each mistake
         _quiet_prefect()
         from flows.campaign_flow import campaign_flow  # a second of import that only Prefect's commands pay
 

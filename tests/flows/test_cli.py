@@ -206,6 +206,14 @@ def usage_cases(tmp_path):
     out = tmp_path / "out"
     return {
         "missing library": (("assign", tmp_path / "none.smi", "--out", out), "no such file"),
+        "missing library, in Prefect": (
+            ("assign", tmp_path / "none.smi", "--out", out, "--prefect"),
+            "no such file",
+        ),
+        "folder with other things, in Prefect": (
+            ("assign", good, "--out", tmp_path / "thesis", "--prefect"),
+            "not empty",
+        ),
         "unknown form": (("assign", tmp_path / "file", "--out", out), "unknown form"),
         "empty library": (("assign", tmp_path / "empty.smi", "--out", out), "no record"),
         "unknown key": (("assign", good, "--out", out, "--config", tmp_path / "unknown.toml"), "programme"),
@@ -231,6 +239,8 @@ def usage_cases(tmp_path):
     "case",
     [
         "missing library",
+        "missing library, in Prefect",
+        "folder with other things, in Prefect",
         "unknown form",
         "empty library",
         "unknown check",
