@@ -86,7 +86,10 @@ def _take(rows: pd.DataFrame, n: int) -> pd.DataFrame:
 def _read_table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise SettingsError(f"no training table {path}; see data/qm/README.md for how it is made")
-    return pd.read_parquet(path)
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are of these two
+        raise SettingsError(f"{path}: not a parquet table: {error}") from error
 
 
 def _collect(rows: pd.DataFrame, build: Callable[[Any], T]) -> tuple[list[T], int]:

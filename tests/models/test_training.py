@@ -14,6 +14,7 @@ from rdkit.Chem import AllChem
 
 from models.charges import ChargeNetwork
 from models.config import NetworkConfig, ScheduleConfig, read_config
+from models.dataset import read_qm_examples
 from models.finetune import fine_tune
 from models.network import ValenceNetwork
 from models.optimise import Stage, run_stage
@@ -198,6 +199,14 @@ def test_damaged_weights_are_refused(tmp_path, model):
     path.write_bytes(blob)
     with pytest.raises(SettingsError, match=r"valence\.safetensors"):
         load_model_folder(tmp_path)
+
+
+def test_a_table_that_is_no_parquet_is_one_sentence(tmp_path):
+    """A text file under the table's name is a SettingsError that names it."""
+    path = tmp_path / "train.parquet"
+    path.write_text("not a table")
+    with pytest.raises(SettingsError, match=r"train\.parquet: not a parquet table"):
+        read_qm_examples(path)
 
 
 @pytest.mark.parametrize("change", ["a list", "networks of another size", "a network too few"])
