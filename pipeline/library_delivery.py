@@ -34,9 +34,9 @@ def write_library(campaign: Campaign, export: ExportSettings, isolate: Isolate) 
     elif len(folders) > export.library_offxml_limit:
         path.unlink(missing_ok=True)
         campaign.watch.say(
-            f"No {LIBRARY_FILE} for {len(folders)} ligands: readers try every pattern on every ligand, and "
-            f"beyond {export.library_offxml_limit} that takes minutes; raise export.library_offxml_limit to "
-            "have it all the same. Each ligand has its own ligand.offxml."
+            f"No {LIBRARY_FILE} for {len(folders)} ligands: every pattern holds a whole molecule, so that it "
+            "takes readers minutes and gigabytes. Each ligand has its own ligand.offxml; raise "
+            f"export.library_offxml_limit, now {export.library_offxml_limit}, for one file of up to 20 MB."
         )
     elif not path.is_file() or campaign.ledger.recall(LIBRARY_FILE) != state:
         path.unlink(missing_ok=True)
@@ -44,11 +44,13 @@ def write_library(campaign: Campaign, export: ExportSettings, isolate: Isolate) 
             wall_seconds=_SECONDS + _SECONDS_PER_LIGAND * len(folders),
             memory_mb=_MEMORY_MB + _MEMORY_MB_PER_LIGAND * len(folders),
         )
+        campaign.watch.begin(LIBRARY_FILE, 1)
         try:
             isolate(deliver_library, campaign.folder, folders, export.constraints, limits=limits)
             campaign.ledger.remember(LIBRARY_FILE, state)
         except (LigandError, ChildError) as error:
             campaign.watch.say(f"No {LIBRARY_FILE}: {error}")
+        campaign.watch.advance(LIBRARY_FILE)
 
 
 def deliver_library(run: Path, folders: Sequence[str], constraints: bool) -> None:
