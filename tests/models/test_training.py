@@ -305,6 +305,34 @@ def test_no_steps_keep_the_shipped_parameters(build_ligand, model):
             )
 
 
+def test_a_ligand_that_got_worse_keeps_its_parameters(build_ligand, model):
+    """Where the point left out is the shipped model's own, whatever was learnt on the others is worse.
+
+    One point of three is left out, and each takes its turn to be the shipped model's. Energies are its own
+    throughout, since the training points set their common offset; the forces tell the points apart.
+    """
+    predictor, settings = Predictor(model), FineTuneSettings(steps=30, learning_rate=2e-3, pull=0.0)
+    truth = references(build_ligand, n_points=3)[0]
+    shipped = predictor.predict(truth.ligand, truth.topology)
+    system = build_system(truth.topology, shipped)
+    own = [_record(system, record.coords, record.spec) for record in truth.records]
+    fits = []
+    for turn in range(3):
+        records = [
+            record if i == turn else dataclasses.replace(record, gradient=truth.records[i].gradient)
+            for i, record in enumerate(own)
+        ]
+        fits += fine_tune(predictor, [dataclasses.replace(truth, records=tuple(records))], settings)
+    # OpenMM and our energy agree to 1e-5 of forces of some 1000 kcal/mol/angstrom.
+    judged_by_its_own = [fit for fit in fits if fit.force_rmse_before < 0.05]
+    assert [fit.kept for fit in judged_by_its_own] == ["shipped"]
+    (fit,) = judged_by_its_own
+    assert fit.force_rmse_after == fit.force_rmse_before
+    np.testing.assert_allclose(fit.parameters.bond_k, shipped.bond_k, rtol=1e-12)
+    (plain,) = fine_tune(predictor, [truth], settings)
+    assert plain.kept == "fine-tuned"
+
+
 def test_the_pull_holds_the_weights(build_ligand, model):
     """An overwhelming pull leaves the errors nearly where they were."""
     settings = FineTuneSettings(steps=100, learning_rate=1e-4, pull=1e9)
