@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import openmm
+from rdkit import Chem
 
 from pipeline.readback import Check
 from pipeline.verify import Reference, check_system
@@ -17,7 +18,8 @@ def has_openff() -> bool:
 def check_offxml_in_openff(path: Path, reference: Reference) -> list[Check]:
     """Let the toolkit assign the parameters and Interchange build the system; nothing where they are missing.
 
-    Constraints are taken out first: a constrained bond has no energy to compare.
+    Constraints are taken out first: a constrained bond has no energy to compare. An OFFXML has no masses; the
+    toolkit's own table gives sulfur 32.0655 for 32.067, so ours are put in.
     """
     if not has_openff():
         return []
@@ -32,5 +34,8 @@ def check_offxml_in_openff(path: Path, reference: Reference) -> list[Check]:
     for index in reversed(range(built.getNumForces())):
         if isinstance(built.getForce(index), openmm.CMMotionRemover):
             built.removeForce(index)
+    table = Chem.GetPeriodicTable()
+    for index, number in enumerate(reference.parametrized.topology.atomic_numbers.tolist()):
+        built.setParticleMass(index, table.GetAtomicWeight(number))
     reader = f"openff-toolkit {toolkit.__version__}, openff-interchange {interchange.__version__}"
     return [check_system(reference, built, file=path.name, reader=reader)]

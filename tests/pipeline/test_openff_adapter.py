@@ -38,7 +38,9 @@ class _Predictor:
 
 
 @needs_openff
-@pytest.mark.parametrize("smiles", ["CC(=O)Nc1ccc(O)cc1", "[NH3+]CC(=O)[O-]", "C12C3C4C1C5C2C3C45", "CC#N"])
+@pytest.mark.parametrize(
+    "smiles", ["CC(=O)Nc1ccc(O)cc1", "[NH3+]CC(=O)[O-]", "C12C3C4C1C5C2C3C45", "CC#N", "CSC"]
+)
 @pytest.mark.parametrize("write", [write_offxml, write_constrained_offxml])
 def test_the_toolkit_reads_the_same_force_field(write, smiles, build_ligand, parametrize_ligand, tmp_path):
     """What toolkit and Interchange build of our file weighs as the direct system, by the product's check."""
