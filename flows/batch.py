@@ -224,7 +224,7 @@ def retry(folder: Path, watch: Watch) -> list[Outcome]:
     request = request_in(folder)
     with open_doors(request, watch) as (campaign, bench), locked(folder):
         compare_identity(campaign, identity_of(request))
-        n_again = campaign.ledger.forget_failures(only_retryable=True)
+        n_again = campaign.ledger.forget_retryable_failures()
         watch.say(f"{n_again} failed records can be retried.")
         return walk(campaign, bench, request.settings)
 

@@ -226,9 +226,9 @@ class Ledger:
         """Number of failures that trying again may cure."""
         return self._count("outcomes WHERE status = 'failed' AND retryable")
 
-    def forget_failures(self, *, only_retryable: bool) -> int:
-        """Drop failed outcomes, so that their records are undone again; returns how many."""
-        where = "status = 'failed' AND retryable" if only_retryable else "status = 'failed'"
+    def forget_retryable_failures(self) -> int:
+        """Drop the failures that trying again may cure: their records are undone again; returns how many."""
+        where = "status = 'failed' AND retryable"
         with self._transaction() as database:
             database.execute(f"DELETE FROM spent WHERE id IN (SELECT id FROM outcomes WHERE {where})")
             return database.execute(f"DELETE FROM outcomes WHERE {where}").rowcount

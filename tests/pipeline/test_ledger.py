@@ -123,9 +123,9 @@ def test_retrying_forgets_what_may_change_and_keeps_the_rest(ledger):
         error = OutputFolderError("x", retryable=retryable)
         failure = failure_from_exception(error, ligand="x", stage="qm")
         ledger.settle(make_outcome(n, id_, status="failed", stage="qm"), failure)
-    assert ledger.forget_failures(only_retryable=True) == 1
+    assert ledger.forget_retryable_failures() == 1
     assert ledger.numbers(status="undone") == [1]
-    assert ledger.forget_failures(only_retryable=False) == 1
+    assert ledger.numbers(status="failed") == [2]
 
 
 def test_what_is_tuned_does_not_depend_on_how_far_delivery_got(ledger):
