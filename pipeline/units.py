@@ -22,4 +22,3 @@ AMBER_CHARGE_FACTOR = 18.2223
 
 LAMMPS_COULOMB_CONSTANT = 332.06371
 """kcal angstrom / (mol e^2): `qqr2e` of LAMMPS' real units; 1e-8 below ours. GROMACS 2022 has ours."""
-
