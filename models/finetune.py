@@ -28,6 +28,8 @@ ENERGY_SCALE = 1.0
 """kcal/mol"""
 GRADIENT_SCALE = 5.0
 """kcal/mol/angstrom"""
+WORSE = 1.1
+"""An energy or force error that grew by more than this factor is worse, whatever the other one won."""
 MIN_POINTS = 3
 """two to train on, one to judge"""
 
@@ -179,14 +181,13 @@ def _judge(
     target: _Target,
     fixed: tuple[Tensor, tuple[FloatArray, FloatArray]],
 ) -> LigandFit:
-    """Compare both sets of parameters on the points left out, and keep the better."""
+    """Compare both sets of parameters on the points left out; the new ones must win and lose nothing."""
     held_out = ~target.is_train
     rmse = {}
     for name, valence in (("before", old), ("after", new)):
         energy, gradient = _errors(valence, target)
         rmse[name] = (_rms(energy[held_out]), _rms(gradient[:, held_out]))
-    score = {name: (e / ENERGY_SCALE) ** 2 + (g / GRADIENT_SCALE) ** 2 for name, (e, g) in rmse.items()}
-    kept = "after" if score["after"] < score["before"] else "before"
+    kept = "after" if is_improvement(rmse["before"], rmse["after"]) else "before"
     charge, vdw = fixed
     return LigandFit(
         parameters=assemble(new if kept == "after" else old, charge, vdw),
@@ -198,6 +199,17 @@ def _judge(
         n_train=int(target.is_train.sum()),
         n_held_out=int(held_out.sum()),
     )
+
+
+def is_improvement(before: tuple[float, float], after: tuple[float, float]) -> bool:
+    """Whether energy and force errors (kcal/mol, kcal/mol/angstrom) together fell and neither rose much."""
+    is_worse = any(new > WORSE * old for old, new in zip(before, after, strict=True))
+    return _score(after) < _score(before) and not is_worse
+
+
+def _score(errors: tuple[float, float]) -> float:
+    energy, force = errors
+    return (energy / ENERGY_SCALE) ** 2 + (force / GRADIENT_SCALE) ** 2
 
 
 def _rms(values: Tensor) -> float:

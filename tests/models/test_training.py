@@ -15,7 +15,7 @@ from rdkit.Chem import AllChem
 from models.charges import ChargeNetwork
 from models.config import NetworkConfig, ScheduleConfig, read_config
 from models.dataset import read_qm_examples
-from models.finetune import fine_tune
+from models.finetune import fine_tune, is_improvement
 from models.network import ValenceNetwork
 from models.optimise import Stage, run_stage
 from models.predict import Predictor
@@ -348,6 +348,21 @@ def test_fine_tuning_leaves_the_shipped_weights_alone(build_ligand, model):
     fine_tune(predictor, [reference], FineTuneSettings(steps=20, learning_rate=1e-2))
     after = predictor.predict(reference.ligand, reference.topology)
     np.testing.assert_array_equal(before.bond_k, after.bond_k)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ((4.0, 13.5), (1.7, 18.6), False),
+        ((4.0, 13.5), (1.7, 13.6), True),
+        ((1.0, 5.0), (1.0, 5.0), False),
+        ((1.0, 5.0), (1.05, 4.0), True),
+        ((1.0, 5.0), (1.2, 1.0), False),
+    ],
+)
+def test_an_improvement_wins_and_loses_nothing(before, after, expected):
+    """Energy won at the price of forces, or the other way round, is no improvement; nor is no change."""
+    assert is_improvement(before, after) is expected
 
 
 def test_too_few_points_are_an_error(build_ligand, model):
