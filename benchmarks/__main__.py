@@ -3,7 +3,14 @@
 import importlib
 import sys
 
-NAMES = ("vdw_mismatches", "export_readers", "fragment_sharing")
+NAMES = (
+    "agreement",
+    "vdw_mismatches",
+    "torsion_mmff94",
+    "minima_relaxed",
+    "export_readers",
+    "fragment_sharing",
+)
 
 
 def main() -> None:

@@ -1,21 +1,19 @@
 """How many torsion drives a congeneric series needs, with fragments shared between ligands and without."""
 
-import os
 import time
 from collections.abc import Iterator
 from itertools import islice, product
-from pathlib import Path
 
 import numpy as np
 from rdkit import Chem
 
+from benchmarks.tables import DATA
 from pipeline.drive_plan import plan_drives
 from pipeline.library import read_library
 from pipeline.ligand import ligand_from_rdkit, standardise, to_rdkit
 from pipeline.schema import Ligand
 from pipeline.settings import FragmentSettings, LigandRules
 
-DATA = Path(os.environ.get("PARMFLOW_DATA", Path(__file__).parents[2] / "shared" / "data"))
 LIBRARIES = ("cdk2", "tyk2")
 
 # A series as a project makes it: amides of 2-anilino-4-arylpyrimidines, three places varied, 10 x 10 x 10.

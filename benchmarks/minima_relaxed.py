@@ -6,16 +6,16 @@ of every conformer, and with OpenMM's minimiser): AM1-BCC charges depend on the 
 from (ours: the QM minimum), and the published run stops OpenMM's minimiser at its default tolerance, at which
 a quarter of the heavy-atom RMSD is still to come.
 
-    PARMFLOW_DATA=... python benchmarks/minima_relaxed.py [ROWS [MODEL...]]
+    PARMFLOW_DATA=... ROWS=60 MODELS="first" python -m benchmarks minima_relaxed
 """
 
 import os
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.tables import DATA, HOW
 from models.baselines import read_charge_table, smirnoff_parametrise
 from models.dataset import QMExample, read_qm_examples
 from models.goals import CHARGES, DEV, PUBLISHED, SAGE, SAGE_NAME
@@ -34,10 +34,15 @@ from models.scoring import Parametrise
 
 
 def main() -> None:
-    data = Path(os.environ["PARMFLOW_DATA"])
-    n_rows = int(sys.argv[1]) if len(sys.argv) > 1 else 60
+    data = DATA
+    if not (data / "qm" / "dev.parquet").is_file():
+        print(f"{Path(__file__).stem}: skipped, {HOW}")
+        return
+    n_rows = int(os.environ.get("ROWS", "60"))
     sage = smirnoff_parametrise(data / SAGE, read_charge_table(data / CHARGES))
-    methods = {SAGE_NAME: sage} | {name: load_predictor(name).predict for name in sys.argv[2:]}
+    methods = {SAGE_NAME: sage} | {
+        name: load_predictor(name).predict for name in os.environ.get("MODELS", "").split()
+    }
     minima = [example for example in read_qm_examples(data / DEV)[0] if example.kind == "minima"]
     examples = spread_over_sources(minima, n_rows)
     scores = relaxed_in_common([_timed(examples, method, name) for name, method in methods.items()])

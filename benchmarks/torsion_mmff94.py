@@ -1,19 +1,19 @@
 """The bar for the first weights: MMFF94 and Sage 2.2.1 (AM1-BCC) on the dev torsion drives.
 
-PARMFLOW_DATA names the folder with qm/, charges/ and forcefields/. Without an argument the figures are those
-of the baselines; with the name or folder of a model, it is scored beside them. Reports go to OUT (default
+PARMFLOW_DATA names the folder with qm/, charges/ and forcefields/. Without MODELS the figures are those of
+the baselines; the models that it names are scored beside them. Reports go to OUT (default
 runs/torsion_mmff94).
 
-    PARMFLOW_DATA=... python benchmarks/torsion_mmff94.py [MODEL]
+    PARMFLOW_DATA=... MODELS="first" python -m benchmarks torsion_mmff94
 """
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.tables import DATA, HOW
 from models.baselines import mmff94_method, read_charge_table, smirnoff_method
 from models.evaluate import compare
 from models.predict import load_predictor
@@ -23,9 +23,12 @@ OUT = Path(os.environ.get("OUT", "runs/torsion_mmff94"))
 
 
 def main() -> None:
-    data = Path(os.environ["PARMFLOW_DATA"])
+    data = DATA
+    if not (data / "qm" / "dev.parquet").is_file():
+        print(f"{Path(__file__).stem}: skipped, {HOW}")
+        return
     methods: dict[str, Method] = {}
-    for name in sys.argv[1:]:
+    for name in os.environ.get("MODELS", "").split():
         predictor = load_predictor(name)
         methods[f"{predictor.name} {predictor.version}"] = class1_method(predictor.predict)
     charges = read_charge_table(data / "charges" / "am1bcc.parquet")

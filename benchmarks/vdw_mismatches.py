@@ -1,11 +1,10 @@
 """Does our Lennard-Jones table give what Sage's own file gives, on real ligands?"""
 
-import os
 import time
-from pathlib import Path
 
 import numpy as np
 
+from benchmarks.tables import DATA
 from pipeline.library import read_library
 from pipeline.ligand import standardise
 from pipeline.schema import FloatArray, Ligand
@@ -14,7 +13,6 @@ from pipeline.smirnoff import SmirnoffForceField, read_smirnoff
 from pipeline.smirnoff.matching import find_matches, molecule_for_matching
 from pipeline.vdw import assign_vdw
 
-DATA = Path(os.environ.get("PARMFLOW_DATA", Path(__file__).parents[2] / "shared" / "data"))
 FORCE_FIELD = "openff_unconstrained-2.2.1.offxml"
 
 

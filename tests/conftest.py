@@ -1,6 +1,8 @@
 """What every test may ask for."""
 
+import os
 from collections.abc import Callable, Sequence
+from shutil import which
 
 import numpy as np
 import pytest
@@ -13,6 +15,14 @@ from pipeline.schema import FloatArray, IntArray, Ligand, MMParameters, Parametr
 from pipeline.topology import build_topology
 
 torch.set_num_threads(1)
+
+
+def pytest_configure() -> None:
+    """Where PARMFLOW_REQUIRE names programs, as in CI, their tests must run: missing ones are an error."""
+    missing = [name for name in os.environ.get("PARMFLOW_REQUIRE", "").split() if which(name) is None]
+    if missing:
+        raise pytest.UsageError(f"PARMFLOW_REQUIRE: not installed: {', '.join(missing)}")
+
 
 LigandBuilder = Callable[..., Ligand]
 

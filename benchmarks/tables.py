@@ -1,0 +1,7 @@
+"""Where benchmarks find their data: the folder that PARMFLOW_DATA names (data/qm/README.md says what is in it)."""
+
+import os
+from pathlib import Path
+
+DATA = Path(os.environ.get("PARMFLOW_DATA", "no-data"))
+HOW = "set PARMFLOW_DATA to the folder with qm/, charges/, forcefields/ and libraries/"
