@@ -1,4 +1,4 @@
-"""Where benchmarks find their data: the folder that PARMFLOW_DATA names (data/qm/README.md says what is in it)."""
+"""Where benchmarks find their data: the folder PARMFLOW_DATA (data/qm/README.md says what is in it)."""
 
 import os
 from pathlib import Path
