@@ -134,9 +134,9 @@ def evaluate_goals(
     are kept beside them and used again. Raises SettingsError when the QM table is missing.
     """
     settings = settings or GoalSettings()
-    make_folder(out)
     contenders = [_contender_of(model, settings), *_baselines(folder, settings)]
     examples, n_unsupported = read_qm_examples(folder / DEV)
+    make_folder(out)  # a table that is missing leaves none
     examples = spread_over_sources(examples, settings.points.max_rows)
     points = compare_examples(
         {contender.name: contender.single_points for contender in contenders},

@@ -73,8 +73,9 @@ def compare(
     model: tuple[tuple[str, str], ...] = (),
 ) -> EvaluationReport:
     """Score any methods side by side; the first is the one whose torsions are shown in the plots."""
+    read = (*read_qm_examples(data), data)  # a table that is missing leaves no folder
     make_folder(out)
-    return compare_examples(methods, (*read_qm_examples(data), data), out, settings=settings, model=model)
+    return compare_examples(methods, read, out, settings=settings, model=model)
 
 
 def compare_examples(

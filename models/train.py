@@ -7,19 +7,21 @@ import torch
 
 from models.config import TrainConfig, read_config
 from models.optimise import Report
-from models.train_charges import train_charges
-from models.train_valence import train_valence
+from models.train_charges import CHARGE_TABLE, train_charges
+from models.train_valence import DEV_TABLE, train_valence
 from models.weights import Model, save_model
-from pipeline.errors import SettingsError
+from pipeline.errors import OutputFolderError, SettingsError
 
 
 def train(config_path: Path, data: Path, out: Path, *, report: Report = print) -> Model:
     """Train what `config_path` describes on the tables below `data`; leave checkpoints and weights in `out`.
 
     Running it again on the same folder goes on from the last checkpoint. Raises SettingsError for a wrong
-    key, a missing table, or a folder that holds a run of another configuration.
+    key, a missing table, or a folder that holds a run of another configuration, OutputFolderError for one
+    that cannot be written; neither leaves a folder behind.
     """
     config = read_config(config_path)
+    _check_tables(config, data)
     _claim(out, config)
     torch.use_deterministic_algorithms(True)
     charges = train_charges(config.charges, data, out / "checkpoints", seed=config.seed, report=report)
@@ -34,13 +36,29 @@ def train(config_path: Path, data: Path, out: Path, *, report: Report = print) -
     return saved
 
 
+def _check_tables(config: TrainConfig, data: Path) -> None:
+    """Say which file of the training data is missing, before hours are spent on the others."""
+    tables: tuple[str | Path, ...] = (
+        CHARGE_TABLE,
+        config.prior.force_field,
+        *config.valence.tables,
+        DEV_TABLE,
+    )
+    missing = [str(data / table) for table in tables if not (data / table).is_file()]
+    if missing:
+        raise SettingsError(f"no {', no '.join(missing)}; see data/qm/README.md for how the tables are made")
+
+
 def _claim(out: Path, config: TrainConfig) -> None:
     """Write the configuration into the folder, or check that it is the one already there."""
-    out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config.model_dump(), indent=2, sort_keys=True)
     path = out / "config.json"
-    if path.exists() and path.read_text() != text:
-        raise SettingsError(
-            f"{out} holds a run with another configuration: choose another folder or remove it"
-        )
-    path.write_text(text)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.read_text() != text:
+            raise SettingsError(
+                f"{out} holds a run with another configuration: choose another folder or remove it"
+            )
+        path.write_text(text)
+    except OSError as error:
+        raise OutputFolderError(f"{out}: cannot be written ({error.strerror or error})") from error

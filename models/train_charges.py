@@ -13,6 +13,7 @@ from models.dataset import ChargeExample, chunks, read_charge_examples
 from models.graph import collate_graphs
 from models.optimise import Report, Stage, run_stage
 
+CHARGE_TABLE = Path("charges") / "am1bcc.parquet"
 CHARGE_SCALE = 0.02
 """elementary charges: the error that counts as one"""
 
@@ -21,7 +22,7 @@ def train_charges(
     config: ChargeStage, data: Path, folder: Path, *, seed: int, report: Report
 ) -> ChargeNetwork:
     """Train the charge network and return it with its best weights."""
-    table = data / "charges" / "am1bcc.parquet"
+    table = data / CHARGE_TABLE
     examples, left_out = read_charge_examples(table, "train", limit=config.max_molecules)
     held_out, _ = read_charge_examples(table, "dev")
     report(f"charges: {len(examples)} molecules ({left_out} left out), {len(held_out)} held out")

@@ -22,6 +22,7 @@ from pipeline.schema import MMParameters
 from pipeline.smirnoff import label, read_smirnoff
 from pipeline.vdw import assign_vdw
 
+DEV_TABLE = Path("qm") / "dev.parquet"
 SCORE_BATCH = 24
 Labeller = Callable[[QMExample], MMParameters]
 
@@ -36,7 +37,7 @@ def train_valence(
     rows = prepare_rows(tables, charges, stage, prior, report)
     dev_sources = [name for name in ("gen2-torsion", "torsiontest2000") if name in stage.sources]
     dev_stage = stage.model_copy(update={"sources": dict.fromkeys(dev_sources, 0)})
-    held_out = prepare_rows([data / "qm" / "dev.parquet"], charges, dev_stage, None, report)
+    held_out = prepare_rows([data / DEV_TABLE], charges, dev_stage, None, report)
     torch.manual_seed(config.seed)
     model = ValenceNetwork(stage.network.width, stage.network.n_layers, stage.network.dropout)
     _train_prior(config, model, [row for row in rows if row.prior is not None], folder, report)

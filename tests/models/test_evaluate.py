@@ -255,6 +255,9 @@ def test_missing_table_and_blocked_folder_are_one_sentence(table: Path, tmp_path
     """A wrong path is a usage error before anything is computed."""
     with pytest.raises(SettingsError, match="no training table"):
         evaluate(PlainPredictor(), tmp_path / "none.parquet", tmp_path / "out")
+    with pytest.raises(SettingsError, match="no training table"):
+        evaluate(PlainPredictor(), tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputFolderError, match="choose another folder"):
         evaluate(PlainPredictor(), table, tmp_path / "file" / "out")

@@ -21,7 +21,7 @@ from models.optimise import Stage, run_stage
 from models.predict import Predictor
 from models.train import train
 from models.weights import Model, load_model_folder, save_model
-from pipeline.errors import SettingsError
+from pipeline.errors import OutputFolderError, SettingsError
 from pipeline.export.openmm_system import build_system
 from pipeline.schema import QMRecord, QMSpec, Reference
 from pipeline.settings import FineTuneSettings
@@ -166,6 +166,23 @@ def test_another_configuration_is_not_mixed_in(tmp_path, data):
     (out / "config.json").write_text("{}")
     with pytest.raises(SettingsError, match="another configuration"):
         train(config, data, out, report=silent)
+
+
+@pytest.mark.parametrize(
+    "table", ["charges/am1bcc.parquet", "tiny.offxml", "qm/train.parquet", "qm/dev.parquet"]
+)
+def test_a_missing_table_leaves_no_folder(tmp_path, data, table):
+    """Each file of the data, taken away, is named before anything is trained or made."""
+    (data / table).unlink()
+    with pytest.raises(SettingsError, match=Path(table).name):
+        train(tmp_path / "tiny.toml", data, tmp_path / "run", report=pytest.fail)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_below_a_file_is_a_usage_error(tmp_path, data):
+    """An output folder below a file is an OutputFolderError that names it."""
+    with pytest.raises(OutputFolderError, match=r"tiny\.toml/run"):
+        train(tmp_path / "tiny.toml", data, tmp_path / "tiny.toml" / "run", report=pytest.fail)
 
 
 def test_unknown_keys_are_errors(tmp_path):
