@@ -26,6 +26,7 @@ from pipeline.campaign import (
     Watch,
     assign,
     begin_work,
+    check_folder,
     compare_identity,
     finish_run,
     open_ledger,
@@ -264,7 +265,12 @@ def open_bench(request: Request) -> Iterator[Bench]:
 
 @contextlib.contextmanager
 def open_doors(request: Request, watch: Watch) -> Iterator[tuple[Campaign, Bench | None]]:
-    """Everything a request needs; the bench only where it computes QM, and before the folder is made."""
+    """Everything a request needs; the bench only where it computes QM.
+
+    The store is opened before the folder is made, and the folder looked at before that: neither is left
+    behind when the other cannot be used.
+    """
+    check_folder(request.out)
     with contextlib.ExitStack() as stack:
         bench = stack.enter_context(open_bench(request)) if request.command == "refine" else None
         yield stack.enter_context(open_campaign(request, watch)), bench

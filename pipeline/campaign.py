@@ -5,6 +5,7 @@ thread that asked for the work, record by record, so that nothing finished is lo
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -74,15 +75,27 @@ class Campaign:
 # ---- the folder ----
 
 
+def check_folder(folder: Path) -> None:
+    """Say whether a run can be kept in this folder, without making it: OutputFolderError when it cannot."""
+    try:
+        if folder.is_dir() and not (folder / STATE_FOLDER).is_dir() and any(folder.iterdir()):
+            raise OutputFolderError(f"{folder} is not empty and holds no parmflow run; choose another folder")
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            reason = "may not be written" if there.is_dir() else "is no folder"
+            raise OutputFolderError(f"{folder}: cannot be written ({there} {reason})")
+    except OSError as error:
+        raise OutputFolderError(f"{folder}: cannot be written ({error.strerror or error})") from error
+
+
 def open_ledger(folder: Path) -> Ledger:
     """Open the ledger of an output folder, making both where there is none.
 
     Raises OutputFolderError when the folder cannot be written or holds something else than a run.
     """
+    check_folder(folder)
     state = folder / STATE_FOLDER
     try:
-        if folder.is_dir() and not state.is_dir() and any(folder.iterdir()):
-            raise OutputFolderError(f"{folder} is not empty and holds no parmflow run; choose another folder")
         state.mkdir(parents=True, exist_ok=True)
         return Ledger(state / "ledger.sqlite")
     except OSError as error:

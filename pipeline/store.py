@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import StoreError
+from pipeline.errors import OutputFolderError, StoreError
 from pipeline.schema import FloatArray, QMRecord, QMSpec
 
 SCHEMA_VERSION = 1
@@ -68,10 +68,13 @@ class QMStore:
     """The finished calculations of one file; open it with `with QMStore(path) as store`."""
 
     def __init__(self, path: Path) -> None:
-        """Open or make the store; StoreError when it cannot be, is no store, or is of a newer version."""
+        """Open or make the store; StoreError when it is no store or of a newer version.
+
+        Raises OutputFolderError when the path cannot be used at all.
+        """
         self.path = Path(path)
+        _make_private(self.path)
         with _told_apart(self.path):
-            _make_private(self.path)
             self._connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
         try:
             with _told_apart(self.path):
@@ -236,9 +239,14 @@ def _from_blob(data: bytes) -> FloatArray:
 
 def _make_private(path: Path) -> None:
     """Make folder and file so that other users can neither read nor write them; a link is not followed."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o600)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise OutputFolderError(
+            f"{path}: cannot be opened: {error.strerror}; give another --store"
+        ) from error
     mode = os.fstat(descriptor).st_mode
     os.close(descriptor)
     if mode & stat.S_IWOTH:
@@ -247,7 +255,7 @@ def _make_private(path: Path) -> None:
 
 @contextlib.contextmanager
 def _told_apart(path: Path) -> Iterator[None]:
-    """Turn SQLite's and the system's errors into a StoreError that says what to do."""
+    """Turn SQLite's errors into a StoreError that says what to do."""
     try:
         yield
     except sqlite3.Error as error:
@@ -263,5 +271,3 @@ def _told_apart(path: Path) -> Iterator[None]:
         if "malformed" in text or "not a database" in text:
             raise StoreError(f"{path}: not a readable store ({error})", kind="corrupt") from error
         raise StoreError(f"{path}: {error}") from error
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be opened: {error.strerror}; give another --store") from error

@@ -193,7 +193,7 @@ def test_names_cannot_inject_paths_formulas_or_markup(tmp_path, model_folder):
     assert "\x1b[2J" not in parmflow("show", out, "--record", "4").stdout
 
 
-def usage_cases(tmp_path):
+def usage_cases(tmp_path, model_folder):
     good = tmp_path / "good.smi"
     good.write_text("C methane\n")
     (tmp_path / "empty.smi").write_text("")
@@ -203,6 +203,8 @@ def usage_cases(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter").write_text("years of work")
+    model_config = tmp_path / "model.toml"
+    model_config.write_text(f"model = {str(model_folder)!r}\n[qm]\nspec = 'fast'\n")
     out = tmp_path / "out"
     return {
         "missing library": (("assign", tmp_path / "none.smi", "--out", out), "no such file"),
@@ -229,6 +231,16 @@ def usage_cases(tmp_path):
         "bad budget": (("refine", good, "--out", out, "--budget", "soon"), "duration"),
         "unknown model": (("assign", good, "--out", out, "--model", "no-such-model"), "no-such-model"),
         "folder below a file": (("assign", good, "--out", tmp_path / "file" / "out"), "cannot be written"),
+        "store that is a file": (("refine", good, "--out", out, "--store", tmp_path / "file"), "--store"),
+        "store below a file": (("refine", good, "--out", out, "--store", tmp_path / "file" / "s"), "--store"),
+        "store of qm that is a file": (
+            ("qm", good, "--store", tmp_path / "file", "--config", model_config),
+            "--store",
+        ),
+        "folder of refine below a file": (
+            ("refine", good, "--out", tmp_path / "file" / "x"),
+            "cannot be written",
+        ),
         "folder with other things": (("assign", good, "--out", tmp_path / "thesis"), "not empty"),
         "show nothing": (("show", out), "no parmflow run"),
         "retry nothing": (("retry", out), "no parmflow run"),
@@ -253,6 +265,10 @@ def usage_cases(tmp_path):
         "bad budget",
         "unknown model",
         "folder below a file",
+        "store that is a file",
+        "store below a file",
+        "store of qm that is a file",
+        "folder of refine below a file",
         "folder with other things",
         "show nothing",
         "retry nothing",
@@ -260,10 +276,10 @@ def usage_cases(tmp_path):
 )
 def test_a_mistake_is_one_sentence_exit_two_and_no_folder(tmp_path, model_folder, case):
     """Each mistake names its cause on one line of stderr and leaves the disk as it was."""
-    arguments, cause = usage_cases(tmp_path)[case]
+    arguments, cause = usage_cases(tmp_path, model_folder)[case]
     if arguments[0] in ("assign", "refine") and "--model" not in arguments:
         arguments = (*arguments, "--model", model_folder)
-    if arguments[0] == "refine":
+    if arguments[0] == "refine" and "--store" not in arguments:
         arguments = (*arguments, "--store", tmp_path / "store")
     before = sorted(tmp_path.rglob("*"))
     result = parmflow(*arguments)
@@ -271,7 +287,7 @@ def test_a_mistake_is_one_sentence_exit_two_and_no_folder(tmp_path, model_folder
     assert cause in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert "Traceback" not in result.output
-    assert [path for path in sorted(tmp_path.rglob("*")) if path.name != "store"] == before
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_budget_below_the_estimate_begins_no_qm(tmp_path, library, model_folder, fast):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import StoreError
+from pipeline.errors import OutputFolderError, StoreError
 from pipeline.schema import QMRecord, QMSpec
 from pipeline.store import Attempt, QMStore
 
@@ -109,11 +109,13 @@ def test_refuses_newer_foreign_and_shared(tmp_path: Path) -> None:
     for name, words in (
         ("new", "newer"),
         ("text", "not a readable"),
-        ("", "cannot be"),
         ("open", "every user"),
     ):
         with pytest.raises(StoreError, match=words):
             QMStore(tmp_path / name)
+    for name in ("", "text", "text/below"):  # a folder, and below a file: the user's --store
+        with pytest.raises(OutputFolderError, match="give another --store"):
+            QMStore(tmp_path / name / "s" if name else tmp_path)
 
 
 def test_private(tmp_path: Path) -> None:
