@@ -188,7 +188,8 @@ def each(
 ) -> Iterator[tuple[Item, Value, float]]:
     """Do the work of every item, a few at a time; gives item, value and seconds in the order they end.
 
-    Only a few items are in memory at once. On Ctrl-C the items in work are finished, the others not begun.
+    Only a few items are in memory at once. On Ctrl-C the items in work are finished and given, the
+    others not begun; after a second one nothing more is given.
     """
 
     def timed(item: Item) -> tuple[Item, Value, float]:
@@ -205,7 +206,12 @@ def each(
                     yield from _ended(campaign, stage, running)
             while running:
                 yield from _ended(campaign, stage, running)
-        finally:  # Ctrl-C, or a consumer that stopped
+        except KeyboardInterrupt:
+            running -= {future for future in running if future.cancel()}
+            while running:
+                yield from _ended(campaign, stage, running)
+            raise
+        finally:  # an error, a second Ctrl-C, or a consumer that stopped
             for future in running:
                 future.cancel()
 
@@ -215,8 +221,8 @@ def _ended(
 ) -> Iterator[tuple[Item, Value, float]]:
     """Wait until something ends, take it out of `running`, and give it."""
     done, _ = wait(running, return_when=FIRST_COMPLETED)
-    running -= done
     for future in done:
+        running.remove(future)
         campaign.watch.advance(stage)
         yield future.result()
 

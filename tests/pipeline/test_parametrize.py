@@ -3,6 +3,8 @@
 import itertools
 import json
 import re
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from pipeline.campaign import (
     assign,
     begin_work,
     compare_identity,
+    each,
     finish_run,
     open_ledger,
     take_in,
@@ -171,6 +174,36 @@ def test_an_interrupted_run_goes_on_with_what_is_undone(tmp_path, library):
     outcomes = run(resumed, library)
     assert [outcome.status for outcome in outcomes] == ["ok", "failed", "ok", "failed", "ok"]
     assert len(resumed.line.predictor.asked) == 3 - n_good_done
+
+
+def test_what_is_in_work_at_ctrl_c_is_given(tmp_path):
+    """SIGINT while both of two items are in work: both end after it and are given, then it passes."""
+    all_begun, interrupted = threading.Event(), threading.Event()
+
+    def interrupt(*_):
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    def items():
+        yield from ("first", "second")
+        all_begun.set()
+
+    def work(item):
+        all_begun.wait()
+        if item == "first":
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        interrupted.wait()
+        return item.upper()
+
+    campaign = make_campaign(tmp_path / "out")
+    given = []
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            given.extend(value for _, value, _ in each(campaign, "assign", items(), work))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert sorted(given) == ["FIRST", "SECOND"]
 
 
 def test_another_model_recomputes_everything_and_says_so(tmp_path, library):
