@@ -12,6 +12,7 @@ from pipeline.outcome import Outcome
 from pipeline.refine import (
     compute_qm,
     find_records,
+    foresee,
     make_geometries,
     molecules,
     prepare,
@@ -58,6 +59,7 @@ def fill_store(request: Request, watch: Watch) -> Filled:
         with open_bench(passing) as bench, open_campaign(passing, watch) as campaign:
             take_in(campaign, records)
             prepare(campaign, campaign.ledger.numbers(status="undone"))
+            foresee(campaign, molecules(campaign))
             make_geometries(campaign, bench, molecules(campaign))
             state_cost(campaign, bench)
             compute_qm(campaign, bench, molecules(campaign))

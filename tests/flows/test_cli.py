@@ -10,9 +10,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from flows.cli import app
+from models.weights import load_model_folder, save_model
 
 
 def parmflow(*arguments):
@@ -131,6 +133,27 @@ def test_qm_fills_the_store_that_refine_then_finds_full(tmp_path, library, model
     assert (answer["n_molecules"], answer["n_tasks"], answer["n_results"]) == (2, 10, 10)
     refined = parmflow("refine", library, "--out", tmp_path / "out", "--store", store, "--config", config)
     assert "nothing to compute" in refined.stderr
+
+
+def test_qm_spends_nothing_on_what_refine_would_refuse(tmp_path, library, model_folder, fast):
+    """A model that predicts no number: `qm` fails the same records as `refine`, and neither computes QM."""
+    model = load_model_folder(model_folder)
+    for weight in model.valence.parameters():
+        torch.nn.init.constant_(weight, float("nan"))
+    save_model(model, tmp_path / "broken")
+    config = tmp_path / "settings.toml"
+    config.write_text(f"model = {str(tmp_path / 'broken')!r}\n[qm]\nspec = 'fast'\n")
+    endings = []
+    for command in (("qm",), ("refine", "--out", tmp_path / "out")):
+        result = parmflow(*command, library, "--store", tmp_path / "store", "--config", config, "--json")
+        assert result.exit_code == 3, result.output
+        answer = json.loads(result.stdout)
+        failed = answer["failed"] if command[0] == "qm" else answer["outcomes"]
+        endings.append([(row["record"], row["kind"], row["message"]) for row in failed])
+    assert endings[0] == endings[1]
+    assert [kind for _, kind, _ in endings[0]] == ["parameters", "parameters", "unreadable", "parameters"]
+    with sqlite3.connect(tmp_path / "store" / "qm.sqlite") as database:
+        assert database.execute("SELECT COUNT(*) FROM attempts").fetchone() == (0,)
 
 
 @pytest.mark.parametrize("moment", ["qm: 3 of 10", "deliver: 1 of 3"])
