@@ -40,14 +40,14 @@ def train_valence(
     held_out = prepare_rows([data / DEV_TABLE], charges, dev_stage, None, report)
     torch.manual_seed(config.seed)
     model = ValenceNetwork(stage.network.width, stage.network.n_layers, stage.network.dropout)
-    _train_prior(config, model, [row for row in rows if row.prior is not None], folder, report)
-    _train_qm(config, model, rows, held_out, folder, report)
+    prior_stage = _prior_stage(config, model, [row for row in rows if row.prior is not None])
+    run_stage(prior_stage, config.prior.schedule, seed=config.seed + 1, folder=folder, report=report)
+    qm_stage = _qm_stage(stage, model, rows, held_out)
+    run_stage(qm_stage, stage.schedule, seed=config.seed + 2, folder=folder, report=report)
     return model
 
 
-def _train_prior(
-    config: TrainConfig, model: ValenceNetwork, rows: list[TrainingRow], folder: Path, report: Report
-) -> None:
+def _prior_stage(config: TrainConfig, model: ValenceNetwork, rows: list[TrainingRow]) -> Stage:
     n_held_out = max(1, len(rows) // 20)
     held_out, rows = rows[:n_held_out], rows[n_held_out:][: config.prior.max_molecules]
 
@@ -59,35 +59,26 @@ def _train_prior(
         with torch.no_grad():
             return {"prior": float(prior_loss(predict_rows(model, held_out), held_out))}
 
-    stage = Stage(name="prior", model=model, n_examples=len(rows), loss=loss, score=score)
-    run_stage(stage, config.prior.schedule, seed=config.seed + 1, folder=folder, report=report)
+    return Stage(name="prior", model=model, n_examples=len(rows), loss=loss, score=score)
 
 
-def _train_qm(
-    config: TrainConfig,
-    model: ValenceNetwork,
-    rows: list[TrainingRow],
-    held_out: list[TrainingRow],
-    folder: Path,
-    report: Report,
-) -> None:
-    stage_config = config.valence
-
+def _qm_stage(
+    config: ValenceStage, model: ValenceNetwork, rows: list[TrainingRow], held_out: list[TrainingRow]
+) -> Stage:
     def loss(batch: Sequence[int], generator: np.random.Generator) -> Tensor:
         part = [rows[index] for index in batch]
-        drawn = draw_batch(part, stage_config.max_confs, generator)
+        drawn = draw_batch(part, config.max_confs, generator)
         valence = model(drawn.graphs, drawn.indices)
-        pull = stage_config.stiffness_pull * stiffness_pull(valence, part)
-        return valence_loss(valence, drawn, stage_config) + pull
+        pull = config.stiffness_pull * stiffness_pull(valence, part)
+        return valence_loss(valence, drawn, config) + pull
 
-    stage = Stage(
+    return Stage(
         name="valence",
         model=model,
         n_examples=len(rows),
         loss=loss,
         score=lambda: score_torsions(model, held_out),
     )
-    run_stage(stage, stage_config.schedule, seed=config.seed + 2, folder=folder, report=report)
 
 
 def predict_rows(model: ValenceNetwork, rows: Sequence[TrainingRow]) -> ValenceParameters:
