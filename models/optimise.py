@@ -35,7 +35,8 @@ def run_stage(stage: Stage, schedule: ScheduleConfig, *, seed: int, folder: Path
     """Train to the end of the schedule and leave the best weights in the model.
 
     A checkpoint is written after every epoch; a run that finds one goes on from there with the same order of
-    examples it would have seen undisturbed.
+    examples it would have seen undisturbed. A mini-batch whose loss or gradient is not finite changes
+    nothing; the report counts such and takes the mean loss over the others.
     """
     optimiser = torch.optim.AdamW(
         stage.model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
@@ -54,15 +55,17 @@ def run_stage(stage: Stage, schedule: ScheduleConfig, *, seed: int, folder: Path
             loss = stage.loss(batch, generator)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(stage.model.parameters(), schedule.clip)
-            if torch.isfinite(norm):
+            if torch.isfinite(norm) and torch.isfinite(loss):
                 optimiser.step()
                 state.average(schedule.average)
-            losses.append(loss.item())
+                losses.append(loss.item())
         scores = state.finish_epoch(epoch, stage.score)
         figures = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
         seconds = time.monotonic() - started
         epoch_of = f"{stage.name} {epoch + 1}/{schedule.epochs}"
-        report(f"{epoch_of}  loss {np.mean(losses):.4f}  {figures}  {seconds:.0f} s")
+        skipped = f"  {n_batches - len(losses)} batches skipped" if len(losses) < n_batches else ""
+        mean_loss = sum(losses) / len(losses) if losses else math.nan
+        report(f"{epoch_of}  loss {mean_loss:.4f}  {figures}  {seconds:.0f} s{skipped}")
     state.restore_best()
 
 

@@ -158,6 +158,25 @@ def test_a_stage_finds_the_minimum_of_a_parabola(tmp_path):
     assert model.weight.item() == pytest.approx(3.0, abs=1e-2)
 
 
+def test_a_batch_without_finite_gradient_is_skipped_and_counted(tmp_path):
+    """Of four examples with loss 2 w, w = 1 and no step to speak of, one is infinite and one not a number."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(model.weight)
+    factors = [2.0, float("inf"), 2.0, float("nan")]
+
+    def loss(batch, generator):
+        return factors[batch[0]] * model.weight.sum()
+
+    stage = Stage(name="s", model=model, n_examples=4, loss=loss, score=lambda: {"figure": 0.0})
+    schedule = ScheduleConfig(epochs=1, batch_molecules=1, learning_rate=1e-9, weight_decay=0.0)
+    lines = []
+    run_stage(stage, schedule, seed=0, folder=tmp_path, report=lines.append)
+    (line,) = lines
+    assert "loss 2.0000" in line
+    assert line.endswith("2 batches skipped")
+    assert model.weight.item() == pytest.approx(1.0, abs=1e-6)  # float32
+
+
 def test_another_configuration_is_not_mixed_in(tmp_path, data):
     """A folder that holds a run of another configuration is refused."""
     config = tmp_path / "tiny.toml"
