@@ -192,8 +192,39 @@ def test_charges_that_miss_the_integer_are_refused(build_ligand, parametrize_lig
         check_parameters(parametrized.topology, replace(parametrized.parameters, charge=charge), 0)
 
 
-def test_physical_parameters_pass(parametrized):
-    """The guard lets through what the random generator makes within the ranges."""
-    check_parameters(
-        parametrized.topology, parametrized.parameters, total_charge=parametrized.ligand.total_charge
-    )
+def _verdict(parametrized: Parametrized, name: str, value: float) -> str:
+    """Set the first value of one parameter: the name of the error it earns, or `passes`."""
+    values = getattr(parametrized.parameters, name).copy()
+    values.flat[0] = value
+    if name == "charge":  # the others make up for it
+        values[1:] += (parametrized.parameters.charge[0] - value) / (len(values) - 1)
+    parameters = replace(parametrized.parameters, **{name: values})
+    try:
+        check_parameters(parametrized.topology, parameters, parametrized.ligand.total_charge)
+    except ParametersError as error:
+        return type(error).__name__
+    return "passes"
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("bond_k", 0.0, 5000.0),
+        ("bond_length", 0.5, 3.5),
+        ("angle_k", 0.0, 2000.0),
+        ("angle_theta", 1e-3, np.pi),
+        ("proper_k", -100.0, 100.0),
+        ("improper_k", -100.0, 100.0),
+        ("charge", -5.0, 5.0),
+        ("sigma", 0.1, 10.0),
+        ("epsilon", 0.0, 10.0),
+    ],
+)
+def test_physical_parameters_pass(name, low, high, build_ligand, parametrize_ligand):
+    """Both ends of the physical range pass, and what lies 1e-6 beyond either does not.
+
+    The step is far above the rounding of a sum of charges, 1e-15, and below any digit that matters.
+    """
+    parametrized = parametrize_ligand(build_ligand("CC=O"))
+    verdicts = [_verdict(parametrized, name, value) for value in (low - 1e-6, low, high, high + 1e-6)]
+    assert verdicts == ["ParametersError", "passes", "passes", "ParametersError"]
