@@ -13,10 +13,13 @@ from uuid import UUID
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Failed
 
 from flows.batch import close_run, locked, open_bench, open_campaign, open_run, records_of
 from flows.request import Request
 from pipeline.campaign import Campaign, assign, begin_work
+from pipeline.errors import SettingsError
 from pipeline.refine import (
     Bench,
     compute_qm,
@@ -116,10 +119,14 @@ def geometry_shard(request: Request, keys: list[str]) -> int:
 
 
 @task(name="state the cost", **_ONCE)
-def state_cost_first(request: Request) -> None:
-    """Log what the QM will cost."""
+def state_cost_first(request: Request) -> str:
+    """Log what the QM will cost; why not to begin it, else nothing: Prefect logs what is raised as a bug."""
     with _opened(request) as (campaign, bench):
-        state_cost(campaign, bench)
+        try:
+            state_cost(campaign, bench)
+        except SettingsError as error:
+            return str(error)
+    return ""
 
 
 @task(name="QM", **_AGAIN)
@@ -180,27 +187,45 @@ class _Progress:
 
 @flow(name="parmflow", persist_result=False, result_serializer="json")
 def campaign_flow(request: Request) -> dict[str, int]:
-    """Run a request, or go on with it where it stopped; gives the counts of outcomes."""
+    """Run a request, or go on with it where it stopped; gives the counts of outcomes.
+
+    Raises SettingsError when the QM costs more than the budget; the flow run ends as failed, in one sentence.
+    """
     records_of(request.libraries)  # a library that cannot be read is said before the folder is made
     progress = _Progress()
     with open_campaign(request, FlowLog()), locked(request.out):
         undone = take_library_in(request)
         if request.command == "assign":
             progress.over((0, 99), shards(undone, CHEAP_SHARD), lambda some: assign_shard(request, some))
-        elif undone:
-            _refine_in_shards(request, undone, progress)
+        elif undone and (refusal := _refine_in_shards(request, undone, progress)):
+            # A state is what Prefect hands on without a traceback; its data is raised in the caller.
+            return cast(dict[str, int], Failed(message=refusal, data=SettingsError(refusal)))
         counts = finish(request)
     progress.over((99, 100), [counts], lambda _: None)
     return counts
 
 
-def _refine_in_shards(request: Request, undone: list[int], progress: _Progress) -> None:
+def _refine_in_shards(request: Request, undone: list[int], progress: _Progress) -> str:
+    """Walk the phases of a refinement; why it stopped before the QM, else nothing."""
     progress.over((0, 5), shards(undone, CHEAP_SHARD), lambda some: prepare_shard(request, some))
     keys = list_molecules(request)
     progress.over((5, 10), shards(keys, CHEAP_SHARD), lambda some: geometry_shard(request, some))
-    state_cost_first(request)
+    refusal = state_cost_first(request)
+    if refusal:
+        return refusal
     keys = list_molecules(request)
     size = max(QM_SHARD, math.ceil(len(keys) / MAX_QM_TASKS))
     progress.over((10, 80), shards(keys, size), lambda some: qm_shard(request, some))
     undelivered = tune_all(request)
     progress.over((80, 99), shards(undelivered, CHEAP_SHARD), lambda some: deliver_shard(request, some))
+    return ""
+
+
+def server_note() -> str:
+    """What to know when no Prefect server is set: Prefect starts one for the run alone. Else nothing."""
+    if PREFECT_API_URL.value():
+        return ""
+    return (
+        "no Prefect server is set: a temporary one ends with this run; to keep one, start it with "
+        "`prefect server start` and set PREFECT_API_URL"
+    )

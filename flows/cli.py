@@ -154,8 +154,13 @@ def _run(request: Request, *, in_prefect: bool, as_json: bool) -> None:
         with watch_on_stderr() as watch:
             batch.check(request, watch)  # Prefect would log a traceback for each mistake
         _quiet_prefect()
-        from flows.campaign_flow import campaign_flow  # a second of import that only Prefect's commands pay
+        from flows.campaign_flow import (
+            campaign_flow,
+            server_note,
+        )  # a second that only Prefect's commands pay
 
+        if note := server_note():
+            print(f"parmflow: {note}", file=sys.stderr, flush=True)
         campaign_flow(request)
     else:
         with watch_on_stderr() as watch:

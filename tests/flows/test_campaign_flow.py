@@ -2,13 +2,15 @@
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
 from flows import batch
-from flows.campaign_flow import campaign_flow, shards
+from flows.campaign_flow import campaign_flow, server_note, shards
 from flows.inbox import inbox_flow, requests_in
 from flows.progress import Lines
 from flows.request import Request, settings_from
+from pipeline.errors import SettingsError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,6 +87,30 @@ def test_an_inbox_runs_every_file_and_a_bad_one_stops_none(tmp_path, model_folde
     assert "unknown form" in endings["a-note.txt"]["problem"]
     (folder,) = (tmp_path / "out").iterdir()
     assert folder.name.startswith("b-smi-")
+
+
+def test_a_budget_that_is_too_small_is_a_sentence_without_traceback(request_for, capfd, caplog):
+    """A millisecond for ten calculations: the plain command's error, the same words, no traceback logged."""
+    request = request_for("refine", "out")
+    qm = request.settings.qm.model_copy(update={"budget_seconds": 0.001})
+    request = request.model_copy(update={"settings": request.settings.model_copy(update={"qm": qm})})
+    with pytest.raises(SettingsError) as plain:
+        batch.run(request.model_copy(update={"out": request.out.with_name("plain")}), Lines([].append))
+    with pytest.raises(SettingsError) as in_prefect:
+        campaign_flow(request)
+    assert str(in_prefect.value) == str(plain.value)
+    captured = capfd.readouterr()
+    assert "Traceback" not in captured.err + captured.out + caplog.text
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+def test_without_a_server_the_note_says_how_to_keep_one():
+    """With a server set there is nothing to say; without one, both ways to have one are named."""
+    assert server_note() == ""
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        note = server_note()
+    assert "prefect server start" in note
+    assert "PREFECT_API_URL" in note
 
 
 def test_shards_lose_nothing_and_keep_the_order():
