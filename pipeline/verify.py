@@ -1,8 +1,6 @@
 """Weigh a written file: the energy of what another program reads, term by term, against the direct system."""
 
-from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Any
 
 import numpy as np
 import openmm
@@ -272,11 +270,6 @@ def _infinite(differences: FloatArray) -> FloatArray:
     return np.where(np.isnan(differences), np.inf, differences)
 
 
-def _plain(parameters: Sequence[Any]) -> list[Any]:
-    """Strip the units: OpenMM's own, nm and kJ/mol."""
-    return [getattr(value, "_value", value) for value in parameters]
-
-
 def _bare_system(system: openmm.System) -> openmm.System:
     """As many particles, no force; the masses do not matter for energies."""
     own = openmm.System()
@@ -293,13 +286,13 @@ def _add_split_nonbonded(own: openmm.System, force: openmm.NonbondedForce) -> No
     vdw.setForceGroup(NONBONDED_GROUP)
     coulomb.setForceGroup(_COULOMB_GROUP)
     for particle in range(force.getNumParticles()):
-        charge, sigma, epsilon = _plain(force.getParticleParameters(particle))
-        vdw.addParticle(0.0, sigma, epsilon)
-        coulomb.addParticle(charge, 1.0, 0.0)
+        charge, sigma, epsilon = force.getParticleParameters(particle)
+        vdw.addParticle(0.0, sigma._value, epsilon._value)
+        coulomb.addParticle(charge._value, 1.0, 0.0)
     for exception in range(force.getNumExceptions()):
-        i, j, charge_product, sigma, epsilon = _plain(force.getExceptionParameters(exception))
-        vdw.addException(i, j, 0.0, sigma, epsilon)
-        coulomb.addException(i, j, charge_product, 1.0, 0.0)
+        i, j, charge_product, sigma, epsilon = force.getExceptionParameters(exception)
+        vdw.addException(i, j, 0.0, sigma._value, epsilon._value)
+        coulomb.addException(i, j, charge_product._value, 1.0, 0.0)
     own.addForce(vdw)
     own.addForce(coulomb)
 
@@ -312,12 +305,9 @@ def _regroup(system: openmm.System, topology: Topology, where: str) -> openmm.Sy
     if system.getNumConstraints():
         raise VerificationError(f"{where}: {system.getNumConstraints()} constraints where none belong")
     own = _bare_system(system)
-    torsions = []
     for force in system.getForces():
         if isinstance(force, openmm.PeriodicTorsionForce):
-            torsions += [
-                _plain(force.getTorsionParameters(number)) for number in range(force.getNumTorsions())
-            ]
+            _add_split_torsions(own, force, topology, where)
         elif isinstance(force, openmm.NonbondedForce):
             _add_split_nonbonded(own, force)
         elif type(force) in _GROUPS:
@@ -326,25 +316,32 @@ def _regroup(system: openmm.System, topology: Topology, where: str) -> openmm.Sy
             own.addForce(copy)
         else:
             raise VerificationError(f"{where}: a force of kind {type(force).__name__} where none belongs")
-    propers, impropers = openmm.PeriodicTorsionForce(), openmm.PeriodicTorsionForce()
-    propers.setForceGroup(PROPER_GROUP)
-    impropers.setForceGroup(IMPROPER_GROUP)
-    known_propers, known_impropers = _unordered(topology.propers), _unordered(topology.improper_dihedrals)
-    for *atoms, periodicity, phase, k in torsions:
-        dihedral = min(tuple(atoms), tuple(atoms[::-1]))
-        if dihedral in known_propers or k == 0.0:
-            propers.addTorsion(*atoms, periodicity, phase, k)
-        elif dihedral in known_impropers:
-            impropers.addTorsion(*atoms, periodicity, phase, k)
-        else:
-            raise VerificationError(f"{where}: a torsion over atoms {tuple(atoms)}, which the topology lacks")
-    own.addForce(propers)
-    own.addForce(impropers)
     return own
 
 
-def _unordered(dihedrals: IntArray) -> set[tuple[int, ...]]:
-    return {min(tuple(row), tuple(row[::-1])) for row in dihedrals.tolist()}
+def _add_split_torsions(
+    own: openmm.System, force: openmm.PeriodicTorsionForce, topology: Topology, where: str
+) -> None:
+    """Add propers in group 2 and impropers, as a second force, in group 3."""
+    propers, impropers = openmm.PeriodicTorsionForce(), openmm.PeriodicTorsionForce()
+    propers.setForceGroup(PROPER_GROUP)
+    impropers.setForceGroup(IMPROPER_GROUP)
+    known_propers, known_impropers = _both_ways(topology.propers), _both_ways(topology.improper_dihedrals)
+    for number in range(force.getNumTorsions()):
+        i, j, k, m, periodicity, phase, stiffness = force.getTorsionParameters(number)
+        if (i, j, k, m) in known_propers or stiffness._value == 0.0:
+            propers.addTorsion(i, j, k, m, periodicity, phase._value, stiffness._value)
+        elif (i, j, k, m) in known_impropers:
+            impropers.addTorsion(i, j, k, m, periodicity, phase._value, stiffness._value)
+        else:
+            raise VerificationError(f"{where}: a torsion over atoms {i, j, k, m}, which the topology lacks")
+    own.addForce(propers)
+    own.addForce(impropers)
+
+
+def _both_ways(dihedrals: IntArray) -> set[tuple[int, ...]]:
+    rows = dihedrals.tolist()
+    return {*map(tuple, rows), *(tuple(row[::-1]) for row in rows)}
 
 
 def _lattice(n_atoms: int, generator: np.random.Generator) -> FloatArray:
