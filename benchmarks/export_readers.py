@@ -1,7 +1,6 @@
 """Do the delivered files of real ligands give the same energies in every reader, and how fast?"""
 
 import json
-import os
 import tempfile
 import time
 from collections import defaultdict
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.tables import DATA
 from models.predict import load_predictor
 from pipeline.child import Limits, run_in_child
 from pipeline.deliver import CHECK_FILE, deliver, missing_programs
@@ -25,7 +25,6 @@ from pipeline.topology import build_topology
 from pipeline.units import ANGSTROM_PER_NM, KJ_PER_KCAL
 from pipeline.verify import TERMS
 
-DATA = Path(os.environ.get("PARMFLOW_DATA", Path(__file__).parents[2] / "shared" / "data"))
 N_PROCESSES = 2
 LIMITS = Limits(wall_seconds=300.0, memory_mb=4096)
 
