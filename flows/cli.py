@@ -96,9 +96,7 @@ def assign(  # a command's options are its arguments
     """Parametrise by the shipped network alone, without QM: seconds."""
     with exit_codes():
         options = {
-            "export.formats": split_formats(formats),
-            "export.check": check,
-            "export.constraints": constraints,
+            **_export_options(formats, check, constraints),
             "model": model,
             "jobs": jobs,
         }
@@ -131,9 +129,7 @@ def refine(
     """Compute QM references for every ligand, fine-tune the network on them, and deliver."""
     with exit_codes():
         options = {
-            "export.formats": split_formats(formats),
-            "export.check": check,
-            "export.constraints": constraints,
+            **_export_options(formats, check, constraints),
             "model": model,
             "jobs": jobs,
             "qm.spec": spec,
@@ -147,6 +143,15 @@ def refine(
             settings=settings_from(config, options),
         )
         _run(request, in_prefect=in_prefect, as_json=as_json)
+
+
+def _export_options(formats: str | None, check: str | None, constraints: bool | None) -> dict[str, object]:
+    """What the export options of a command say, by the names of the settings."""
+    return {
+        "export.formats": split_formats(formats),
+        "export.check": check,
+        "export.constraints": constraints,
+    }
 
 
 def _run(request: Request, *, in_prefect: bool, as_json: bool) -> None:
