@@ -117,7 +117,7 @@ class QMSpec:
     basis: str | None = "dzvp"
     dispersion: str | None = "d3bj"
     driver: str = "gradient"
-    """energy or gradient"""
+    """energy, gradient, hessian, properties (dipole, bond orders), esp, or optimise"""
     keywords: tuple[tuple[str, str | int | float | bool], ...] = ()
 
     @property
@@ -127,9 +127,19 @@ class QMSpec:
         return f"{method}/{self.basis}" if self.basis else method
 
 
+@dataclass(frozen=True, kw_only=True)
+class DihedralConstraint:
+    """A dihedral that an optimisation keeps at a value."""
+
+    atoms: tuple[int, int, int, int]
+    """0-based"""
+    angle: float | None = None
+    """radian; None: as in the first geometry"""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QMTask:
-    """One single-point calculation: a molecule, a geometry, a spec."""
+    """One calculation: a molecule, a geometry, a spec; an optimisation starts at the geometry."""
 
     ligand_key: str
     atomic_numbers: IntArray
@@ -138,6 +148,8 @@ class QMTask:
     """(n_atoms, 3), angstrom"""
     total_charge: int
     spec: QMSpec
+    constraints: tuple[DihedralConstraint, ...] = ()
+    """of an optimisation"""
 
     def __post_init__(self) -> None:
         """Check shapes and make the arrays read-only."""
@@ -146,13 +158,18 @@ class QMTask:
 
     @property
     def key(self) -> str:
-        """Content hash of atoms, geometry (to 1e-8 angstrom), charge and spec: the store's key."""
+        """Content hash of atoms, geometry (to 1e-8 angstrom), charge, spec, constraints: the store's key."""
         content = {
             "atomic_numbers": self.atomic_numbers.tolist(),
             "coords": [[f"{x + 0.0:.8f}" for x in row] for row in np.round(self.coords, 8)],
             "total_charge": self.total_charge,
             "spec": dataclasses.asdict(self.spec),
         }
+        if self.constraints:  # absent from the keys of single points, which older stores hold
+            content["constraints"] = [
+                [*held.atoms, None if held.angle is None else f"{held.angle + 0.0:.8f}"]
+                for held in self.constraints
+            ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -164,23 +181,45 @@ class QMRecord:
     ligand_key: str
     spec: QMSpec
     coords: FloatArray
-    """(n_atoms, 3), angstrom"""
+    """(n_atoms, 3), angstrom: the task's geometry; of an optimisation, the last one"""
     energy: float
     """total energy, kcal/mol"""
     gradient: FloatArray | None
     """(n_atoms, 3), dE/dx, kcal/mol/angstrom; None when only the energy was asked for"""
+    hessian: FloatArray | None = None
+    """(3 n_atoms, 3 n_atoms), symmetric, atom by atom x y z, kcal/mol/angstrom^2"""
+    dipole: FloatArray | None = None
+    """(3,), elementary charge times angstrom, about the mean of the nuclei's positions"""
+    bond_orders: FloatArray | None = None
+    """(n_atoms, n_atoms), Wiberg's, symmetric with a diagonal of zeros"""
+    esp: FloatArray | None = None
+    """(n_points, 4): a point's x, y, z in angstrom and the potential there, kcal/mol/elementary charge"""
     provenance: tuple[tuple[str, str], ...] = ()
     """program, version, wall seconds, host, ... as sorted pairs"""
 
     def __post_init__(self) -> None:
         """Check shapes, finiteness, and make the arrays read-only."""
-        _freeze(self, "coords", np.float64, (None, 3))
-        if self.gradient is not None:
-            _freeze(self, "gradient", np.float64, (len(self.coords), 3))
-        if not np.isfinite(self.energy) or (
-            self.gradient is not None and not np.isfinite(self.gradient).all()
-        ):
-            raise ValueError("QM energy and gradient must be finite")
+        n_atoms = len(self.coords)
+        shapes: dict[str, tuple[int | None, ...]] = {
+            "coords": (n_atoms, 3),
+            "gradient": (n_atoms, 3),
+            "hessian": (3 * n_atoms, 3 * n_atoms),
+            "dipole": (3,),
+            "bond_orders": (n_atoms, n_atoms),
+            "esp": (None, 4),
+        }
+        for name, shape in shapes.items():
+            if getattr(self, name) is not None:
+                _freeze(self, name, np.float64, shape)
+                if not np.isfinite(getattr(self, name)).all():
+                    raise ValueError(f"QM {name} must be finite")
+        if not np.isfinite(self.energy):
+            raise ValueError("QM energy must be finite")
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What is wrong with a finished result, e.g. `connectivity`; such a record is not trained on."""
+        return tuple(dict(self.provenance).get("flags", "").split())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
