@@ -32,10 +32,17 @@ _GRACE_SECONDS = 30.0
 _TAIL_BYTES = 4000
 _NEW, _JOB = "parmflow-new-", "parmflow-job-"
 _ABANDONED_SECONDS = 3600.0
+_ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+}
+"""for the server: a thread that runs, or a pool that waits, is lost in a fork with the locks that it holds"""
 _MEMORY_WORDS = ("bad_alloc", "MemoryError", "Cannot allocate memory", "out of memory", "Out of memory")
 _BOOT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
-    "from pipeline.child_server import serve; serve(int(sys.argv[2]))"
+    "from pipeline.child_server import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
 )
 
 
@@ -83,7 +90,9 @@ class Child(Generic[Result]):
         module = getattr(function, "__module__", None) or ""
         try:
             self._connection = _SERVER.open_job(module)
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # seen as `lost` by result()
+            self._connection.settimeout(_GRACE_SECONDS)
+            # Whoever does not take the order is seen as `lost` by result().
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError, TimeoutError):
                 send_frame(self._connection, pickle.dumps(job))
         except BaseException:
             self._remove_folder()
@@ -170,11 +179,14 @@ class Child(Generic[Result]):
 
 
 class _Server:
-    """The forking server of this process, started at the first job and again should it die."""
+    """The forking server of this process, started at the first job and again should it die or hang."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Leave the server to the process that it belongs to; a fork of that has none, and a free lock."""
         self._lock = threading.Lock()
-        self._owner = 0
         self._control: socket.socket | None = None
 
     def open_job(self, module: str) -> socket.socket:
@@ -182,35 +194,48 @@ class _Server:
         ours, theirs = socket.socketpair()
         with theirs, self._lock:
             for _ in range(2):
-                if self._control is None or self._owner != os.getpid():
-                    self._start()
-                assert self._control is not None
+                if self._control is None:
+                    self._control = self._start()
                 try:
                     socket.send_fds(self._control, [module.encode() or b"-"], [theirs.fileno()])
                     return ours
-                except (BrokenPipeError, ConnectionResetError):
-                    self._control.close()
-                    self._control = None
+                except (BrokenPipeError, ConnectionResetError, TimeoutError):
+                    self._stop()
         ours.close()
-        raise ChildError("the server of child processes does not stay alive", kind="lost")
+        raise ChildError(f"the server of child processes does not stay alive: {self._said}", kind="lost")
 
-    def _start(self) -> None:
+    def _start(self) -> socket.socket:
         # Message boundaries must hold, so that one descriptor comes with one job: SEQPACKET.
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(_GRACE_SECONDS)
+        # Our own stdout and stderr may be pipes, whose reader would wait until the server and its jobs close
+        # them too.
+        self._output = os.memfd_create("parmflow-child-server")
+        arguments = [json.dumps(_absolute_sys_path()), str(theirs.fileno()), str(os.getpid())]
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, json.dumps(_absolute_sys_path()), str(theirs.fileno())],
+                [sys.executable, "-c", _BOOT, *arguments],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
                 start_new_session=True,  # Ctrl-C is ours to handle
-                # A thread pool started before a fork is lost in the fork.
-                env=os.environ
-                | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+                env=os.environ | _ONE_THREAD,
             )
-        self._control, self._owner = ours, os.getpid()
+        return ours
+
+    def _stop(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        self._process.kill()
+        self._process.wait()
+        self._said = os.pread(self._output, _TAIL_BYTES, 0).decode(errors="replace").strip()
+        os.close(self._output)
 
 
 _SERVER = _Server()
+os.register_at_fork(after_in_child=_SERVER.forget)
 _SWEPT: set[Path] = set()
 
 

@@ -6,7 +6,12 @@
 The server has one thread and imports little, so forking it is cheap and safe, whatever threads the parent
 runs. The warden owns the worker: it holds the clock, adopts every process that the worker leaves behind (it
 is their subreaper), kills all of them at the end, and does the same when the parent dies or closes the job
-socket. The pickles here travel only between these four processes, never through a file.
+socket. Should the warden itself be killed, the server adopts and kills what it leaves.
+
+A closed socket alone does not tell that the parent is dead: a process that it forked may hold a copy. So
+server and wardens also hold a pidfd of the parent, which turns readable at its death, and wait for nothing
+without watching it. None of them holds the parent's output, so nobody waits for them to close a pipe. The
+pickles here travel only between these four processes, never through a file.
 """
 
 import contextlib
@@ -41,6 +46,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LENGTH = struct.Struct("!Q")
 _CLEARING_SECONDS = 10.0
+_ORDER_SECONDS = 120.0
+"""for the parent's order to arrive; it is sent at once, however large"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,22 +108,68 @@ def _receive_exactly(connection: socket.socket, n_bytes: int) -> bytes | None:
     return bytes(data)
 
 
-def serve(control_fd: int) -> None:
+def serve(control_fd: int, parent_pid: int) -> None:
     """Fork one warden per message on the control socket until the parent is gone."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # finished wardens leave no zombies
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    parent = os.pidfd_open(parent_pid)
+    if os.getppid() != parent_pid:  # it died before the line above
+        return
     control = socket.socket(fileno=control_fd)
-    while True:
-        header, fds, _, _ = socket.recv_fds(control, 4096, 1)
-        if not fds:
+    wardens: dict[int, int] = {}
+    # A poll, unlike an epoll, is no object of the kernel's that a fork would share.
+    with selectors.PollSelector() as selector:
+        selector.register(parent, selectors.EVENT_READ)
+        selector.register(control, selectors.EVENT_READ)
+        while True:
+            ready = {key.fileobj for key, _ in selector.select()}
+            if parent in ready:
+                return
+            for ended in wardens.keys() & ready:
+                selector.unregister(ended)
+                os.close(ended)
+                del wardens[ended]
+                _bury(set(wardens.values()))
+            if control in ready:
+                warden = _start_warden(control, parent)
+                if warden is None:
+                    return
+                descriptor = os.pidfd_open(warden)
+                wardens[descriptor] = warden
+                selector.register(descriptor, selectors.EVENT_READ)
+
+
+def _start_warden(control: socket.socket, parent: int) -> int | None:
+    """Take one message and fork its warden; None when the parent has closed its end."""
+    header, fds, _, _ = socket.recv_fds(control, 4096, 1)
+    if not fds:
+        return None
+    _preload(header.decode())
+    warden = os.fork()
+    if warden == 0:
+        control.close()
+        try:
+            _oversee(socket.socket(fileno=fds[0]), parent)
+        finally:
+            os._exit(0)
+    os.close(fds[0])
+    return warden
+
+
+def _bury(wardens: set[int]) -> None:
+    """Reap ended wardens; kill what a killed one left behind: it is now our own child."""
+    give_up = time.monotonic() + _CLEARING_SECONDS
+    while time.monotonic() < give_up:
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
+        strays = [child for child in psutil.Process().children() if child.pid not in wardens]
+        if not strays:
             return
-        _preload(header.decode())
-        if os.fork() == 0:
-            control.close()
-            try:
-                _oversee(socket.socket(fileno=fds[0]))
-            finally:
-                os._exit(0)
-        os.close(fds[0])
+        for stray in strays:
+            for process in [*stray.children(recursive=True), stray]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        time.sleep(0.002)
 
 
 def _preload(module: str) -> None:
@@ -126,13 +179,16 @@ def _preload(module: str) -> None:
             importlib.import_module(module)
 
 
-def _oversee(connection: socket.socket) -> None:
+def _oversee(connection: socket.socket, parent: int) -> None:
     """Be the warden of one job: start the worker, watch it, clear everything it leaves, report."""
     connection.set_inheritable(False)
     os.setsid()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    frame = receive_frame(connection)
+    connection.settimeout(_ORDER_SECONDS)
+    try:
+        frame = receive_frame(connection)
+    except OSError:  # the parent is stopped, or dead while a fork of it holds the socket
+        return
     if frame is None:
         return
     job: Job = pickle.loads(frame)  # noqa: S301 - from our own parent through a socketpair
@@ -148,22 +204,36 @@ def _oversee(connection: socket.socket) -> None:
         finally:
             os._exit(1)
     os.close(write_end)
-    cause, reply = _watch(worker, read_end, connection, start + job.wall_seconds)
+    cause, reply = _watch(worker, read_end, (connection, parent), start + job.wall_seconds)
     status = _clear(worker)
     if cause == "cancelled":  # the parent may be dead
         shutil.rmtree(job.folder, ignore_errors=True)
     ending = Ending(cause=cause, status=status, seconds=time.monotonic() - start, reply=reply)
-    with contextlib.suppress(OSError):  # the parent may be gone
-        send_frame(connection, pickle.dumps(ending))
+    _send_ending(connection, parent, ending)
 
 
-def _watch(worker: int, read_end: int, connection: socket.socket, deadline: float) -> tuple[str, bytes]:
-    """Collect the worker's reply until it ends, its time is over, or the parent lets go."""
+def _send_ending(connection: socket.socket, parent: int, ending: Ending) -> None:
+    """Send the ending, however late the parent reads it, unless it is dead."""
+    data = pickle.dumps(ending)
+    view = memoryview(_LENGTH.pack(len(data)) + data)
+    connection.setblocking(False)
+    with selectors.PollSelector() as selector, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        selector.register(parent, selectors.EVENT_READ)
+        selector.register(connection, selectors.EVENT_WRITE)
+        while view and parent not in {key.fileobj for key, _ in selector.select()}:
+            with contextlib.suppress(BlockingIOError):
+                view = view[connection.send(view) :]
+
+
+def _watch(
+    worker: int, read_end: int, owners: tuple[socket.socket, int], deadline: float
+) -> tuple[str, bytes]:
+    """Collect the worker's reply until it ends, its time is over, or its owner lets go or dies."""
     os.set_blocking(read_end, False)
     reply = bytearray()
     with selectors.DefaultSelector() as selector:
         ended = os.pidfd_open(worker)
-        for source in (ended, read_end, connection):
+        for source in (ended, read_end, *owners):
             selector.register(source, selectors.EVENT_READ)
         while True:
             left = deadline - time.monotonic()
@@ -172,7 +242,7 @@ def _watch(worker: int, read_end: int, connection: socket.socket, deadline: floa
             ready = {key.fileobj for key, _ in selector.select(left)}
             if read_end in ready and not _drain(read_end, reply):
                 selector.unregister(read_end)
-            if connection in ready:  # nothing more is ever sent: readable means closed
+            if ready.intersection(owners):  # nothing more is ever sent: readable means closed
                 return "cancelled", b""
             if ended in ready:
                 _drain(read_end, reply)

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline import child
 from pipeline.child import Child, Limits, run_in_child, sweep
 from pipeline.errors import ChildError, QMError
 
@@ -152,6 +153,95 @@ def test_parent_death_kills(how: signal.Signals, tmp_path: Path) -> None:
     while list(scratch.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert list(scratch.iterdir()) == []
+
+
+def test_death_of_a_forked_parent_kills_and_closes_its_pipes(tmp_path: Path) -> None:
+    """`kill -9` of a parent whose fork lives on, with copies of all its sockets: its job dies all the same,
+    and whoever reads the parent's output comes to the end of it.
+    """
+    note, forked = tmp_path / "pid", tmp_path / "forked"
+    inner = f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    script = (
+        "import os, time; from pathlib import Path; from pipeline.child import Child, Limits\n"
+        f"limits = Limits(wall_seconds=600, memory_mb=512, scratch=Path({str(tmp_path / 'scratch')!r}))\n"
+        f"with Child(exec, {inner!r}, limits=limits) as child:\n"
+        "    if os.fork() == 0:\n"
+        "        for output in (1, 2): os.dup2(os.open(os.devnull, os.O_RDWR), output)\n"
+        f"        open({str(forked)!r}, 'w').write(str(os.getpid())); time.sleep(600)\n"
+        "    child.result()"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pids = [_read_pid(note), _read_pid(forked)]
+    try:
+        parent.kill()
+        assert parent.communicate(timeout=60) == (b"", b"")
+        assert _gone(pids[0])
+        assert psutil.pid_exists(pids[1])
+    finally:
+        os.kill(pids[1], signal.SIGKILL)
+
+
+def _read_pid(note: Path) -> int:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if note.exists() and (text := note.read_text()):
+            return int(text)
+        time.sleep(0.02)
+    raise AssertionError(f"{note} was not written")
+
+
+def test_a_killed_warden_leaves_nobody(tmp_path: Path, limits: Limits) -> None:
+    """`kill -9` of the process that watches a job: the job is lost, the program that it started is dead too,
+    and the next job runs.
+    """
+    note = tmp_path / "pid"
+    code = "import subprocess, time; program = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+    code += f"open({str(note)!r}, 'w').write(str(program.pid)); time.sleep(600)"
+    with Child(exec, code, limits=limits) as job:
+        program = _read_pid(note)
+        worker = psutil.Process(program).parent()
+        assert worker is not None
+        warden = worker.parent()
+        assert warden is not None
+        warden.kill()
+        with pytest.raises(ChildError) as caught:
+            job.result()
+    assert caught.value.kind == "lost"
+    assert _gone(worker.pid)
+    assert _gone(program)
+    assert run_in_child(abs, -1, limits=limits) == 1
+
+
+MODULES_RUN_IN_CHILDREN = (
+    "pipeline.conformers",
+    "pipeline.library_delivery",
+    "pipeline.parametrize",
+    "pipeline.qm.door",
+)
+
+
+@pytest.mark.parametrize("module", MODULES_RUN_IN_CHILDREN)
+def test_the_server_stays_of_one_thread(module: str) -> None:
+    """A server that has loaded what our jobs need still has one thread: a fork of more can hang for ever."""
+    code = f"import {module}, os; print(*os.listdir('/proc/self/task'))"
+    environment = os.environ | child._ONE_THREAD
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert len(done.stdout.split()) == 1, done.stderr
+
+
+def test_a_fork_has_a_server_of_its_own(limits: Limits) -> None:
+    """A process forked while its parent holds the server's lock runs jobs all the same, in its own server."""
+    run_in_child(abs, 1, limits=limits)
+    with child._SERVER._lock:
+        forked = os.fork()
+        if forked == 0:
+            try:
+                os._exit(run_in_child(abs, -7, limits=limits))
+            finally:
+                os._exit(1)
+    _, status = os.waitpid(forked, 0)
+    assert os.waitstatus_to_exitcode(status) == 7
+    assert run_in_child(abs, -1, limits=limits) == 1
 
 
 def test_sweep_takes_only_the_abandoned(tmp_path: Path, limits: Limits) -> None:
