@@ -21,7 +21,7 @@ SOON = 5.0
 
 @pytest.fixture
 def limits(tmp_path: Path) -> Limits:
-    return Limits(wall_seconds=20, memory_mb=1024, scratch=tmp_path)
+    return Limits(wall_seconds=200, memory_mb=1024, scratch=tmp_path)
 
 
 def _gone(pid: int) -> bool:
