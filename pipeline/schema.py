@@ -231,9 +231,57 @@ class Reference:
     records: tuple[QMRecord, ...]
 
 
+N_CROSS_PERIODICITIES = 3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CrossTerms:
+    """What class II adds: anharmonicity and couplings, row by row beside the Topology.
+
+    E = sum_bonds bond_k3 (r - l)^3 + bond_k4 (r - l)^4
+      + sum_angles angle_k3 (theta - theta0)^3 + angle_k4 (theta - theta0)^4
+      + sum_angles bond_bond (r1 - l1) (r2 - l2) + (theta - theta0) sum_e bond_angle_e (r_e - l_e)
+      + sum_propers (r_jk - l_jk) sum_n bond_torsion_n cos n phi
+      + sum_propers sum_e (theta_e - theta0_e) sum_n angle_torsion_en cos n phi
+      + sum_propers angle_angle_torsion (theta_1 - theta0_1) (theta_2 - theta0_2) cos phi
+
+    e: the two bonds i-j, j-k of an angle i-j-k, or the two angles i-j-k, j-k-l of a proper i-j-k-l, in that
+    order; lengths l and angles theta0 are those of `MMParameters`. These are terms of the class II force
+    fields (Maple et al., J. Comput. Chem. 15, 162, 1994) in the form of LAMMPS' class2 styles.
+    `pipeline.topology.coupled_rows` says which bonds and angles a row couples.
+    """
+
+    bond_k3: FloatArray
+    """(n_bonds,), kcal/mol/angstrom^3"""
+    bond_k4: FloatArray
+    """(n_bonds,), kcal/mol/angstrom^4"""
+    angle_k3: FloatArray
+    """(n_angles,), kcal/mol/radian^3"""
+    angle_k4: FloatArray
+    """(n_angles,), kcal/mol/radian^4"""
+    bond_bond: FloatArray
+    """(n_angles,), kcal/mol/angstrom^2"""
+    bond_angle: FloatArray
+    """(n_angles, 2), kcal/mol/angstrom/radian; columns: bonds i-j and j-k"""
+    bond_torsion: FloatArray
+    """(n_propers, 3), kcal/mol/angstrom; column c holds periodicity c + 1"""
+    angle_torsion: FloatArray
+    """(n_propers, 2, 3), kcal/mol/radian; angles i-j-k and j-k-l, then periodicity"""
+    angle_angle_torsion: FloatArray
+    """(n_propers,), kcal/mol/radian^2"""
+
+    def __post_init__(self) -> None:
+        """Check shapes and make the arrays read-only."""
+        for name in ("bond_k3", "bond_k4", "angle_k3", "angle_k4", "bond_bond", "angle_angle_torsion"):
+            _freeze(self, name, np.float64, (None,))
+        _freeze(self, "bond_angle", np.float64, (None, 2))
+        _freeze(self, "bond_torsion", np.float64, (None, N_CROSS_PERIODICITIES))
+        _freeze(self, "angle_torsion", np.float64, (None, 2, N_CROSS_PERIODICITIES))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MMParameters:
-    """The class I force field of one ligand, row by row beside its Topology.
+    """The force field of one ligand, row by row beside its Topology: class I, and more with `cross`.
 
     E = sum k/2 (r - l)^2 + sum k/2 (theta - theta0)^2
       + sum_propers sum_n k_n (1 + cos n phi)
@@ -261,6 +309,8 @@ class MMParameters:
     """(n_atoms,), angstrom"""
     epsilon: FloatArray
     """(n_atoms,), kcal/mol"""
+    cross: CrossTerms | None = None
+    """the terms beyond class I; None: there are none"""
 
     def __post_init__(self) -> None:
         """Check shapes and make the arrays read-only."""
@@ -300,8 +350,19 @@ class Parametrized:
             (parameters.sigma, topology.atomic_numbers, "sigma"),
             (parameters.epsilon, topology.atomic_numbers, "epsilon"),
         ):
-            if len(have) != len(want):
-                raise ValueError(f"{name}: {len(have)} rows for {len(want)} interactions")
+            _check_rows(name, have, want)
+        if parameters.cross is not None:
+            for field in dataclasses.fields(parameters.cross):
+                rows = {"bond_k": topology.bonds, "angle_k": topology.angles}.get(field.name[:-1])
+                if rows is None:
+                    is_angle = field.name in ("bond_bond", "bond_angle")
+                    rows = topology.angles if is_angle else topology.propers
+                _check_rows(field.name, getattr(parameters.cross, field.name), rows)
+
+
+def _check_rows(name: str, have: FloatArray, want: IntArray) -> None:
+    if len(have) != len(want):
+        raise ValueError(f"{name}: {len(have)} rows for {len(want)} interactions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,8 +375,11 @@ class EnergyReport:
     improper: float
     vdw: float
     coulomb: float
+    cross: float = 0.0
+    """all terms of CrossTerms; zero for class I"""
 
     @property
     def total(self) -> float:
         """Sum of all terms."""
-        return self.bond + self.angle + self.proper + self.improper + self.vdw + self.coulomb
+        terms = (self.bond, self.angle, self.proper, self.improper, self.vdw, self.coulomb, self.cross)
+        return sum(terms)

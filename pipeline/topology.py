@@ -4,10 +4,11 @@ import dataclasses
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 from rdkit import Chem
 
 from pipeline.ligand import to_rdkit
-from pipeline.schema import IntArray, Ligand, MMParameters, Topology
+from pipeline.schema import CrossTerms, IntArray, Ligand, MMParameters, Topology
 
 IMPROPER_CENTRES = frozenset({6, 7})
 """Three-coordinate carbon and nitrogen get an improper; pyramidal P and S are held by their angles."""
@@ -82,6 +83,60 @@ def restore_order(
         charge=parameters.charge[inverse],
         sigma=parameters.sigma[inverse],
         epsilon=parameters.epsilon[inverse],
+        cross=None
+        if parameters.cross is None
+        else _restored_cross(
+            parameters.cross,
+            (bond_rows, angle_rows, proper_rows),
+            tuple(_is_reversed(order[rows]) for rows in (topology.angles, topology.propers)),
+        ),
+    )
+
+
+def _restored_cross(
+    cross: CrossTerms, sources: tuple[IntArray, IntArray, IntArray], reversals: tuple[NDArray[np.bool_], ...]
+) -> CrossTerms:
+    """Bring cross terms into the order of the sorted rows; the ends of a row that was turned change places."""
+    bond_rows, angle_rows, proper_rows = sources
+    angle_turned, proper_turned = reversals
+    bond_angle = np.where(angle_turned[:, None], cross.bond_angle[:, ::-1], cross.bond_angle)
+    angle_torsion = np.where(proper_turned[:, None, None], cross.angle_torsion[:, ::-1], cross.angle_torsion)
+    return CrossTerms(
+        bond_k3=cross.bond_k3[bond_rows],
+        bond_k4=cross.bond_k4[bond_rows],
+        angle_k3=cross.angle_k3[angle_rows],
+        angle_k4=cross.angle_k4[angle_rows],
+        bond_bond=cross.bond_bond[angle_rows],
+        bond_angle=bond_angle[angle_rows],
+        bond_torsion=cross.bond_torsion[proper_rows],
+        angle_torsion=angle_torsion[proper_rows],
+        angle_angle_torsion=cross.angle_angle_torsion[proper_rows],
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class CoupledRows:
+    """Which rows of a topology the cross terms couple (`pipeline.schema.CrossTerms`)."""
+
+    angle_bonds: IntArray
+    """(n_angles, 2): the bonds i-j and j-k of an angle i-j-k"""
+    proper_bond: IntArray
+    """(n_propers,): the bond j-k of a proper i-j-k-l"""
+    proper_angles: IntArray
+    """(n_propers, 2): the angles i-j-k and j-k-l"""
+
+
+def coupled_rows(topology: Topology) -> CoupledRows:
+    """Find the bonds and angles in each angle and proper."""
+    bonds = {frozenset(row): number for number, row in enumerate(topology.bonds.tolist())}
+    angles = {(j, frozenset((i, k))): number for number, (i, j, k) in enumerate(topology.angles.tolist())}
+    of_angles = [(bonds[frozenset((i, j))], bonds[frozenset((j, k))]) for i, j, k in topology.angles.tolist()]
+    propers = topology.propers.tolist()
+    of_propers = [(angles[j, frozenset((i, k))], angles[k, frozenset((j, m))]) for i, j, k, m in propers]
+    return CoupledRows(
+        angle_bonds=np.array(of_angles, dtype=np.int64).reshape(-1, 2),
+        proper_bond=np.array([bonds[frozenset((j, k))] for _, j, k, _ in propers], dtype=np.int64),
+        proper_angles=np.array(of_propers, dtype=np.int64).reshape(-1, 2),
     )
 
 
@@ -91,8 +146,13 @@ def _sorted_rows(rows: IntArray, columns: tuple[int, ...]) -> tuple[IntArray, In
     return rows[source], source
 
 
+def _is_reversed(rows: IntArray) -> NDArray[np.bool_]:
+    """Rows whose first atom comes after the last; they are written the other way round."""
+    return np.asarray(rows[:, 0] > rows[:, -1])
+
+
 def _smaller_end_first(rows: IntArray) -> IntArray:
-    return np.where((rows[:, 0] > rows[:, -1])[:, None], rows[:, ::-1], rows)
+    return np.where(_is_reversed(rows)[:, None], rows[:, ::-1], rows)
 
 
 def _turn_trefoils(rows: IntArray) -> IntArray:

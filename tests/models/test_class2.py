@@ -1,0 +1,193 @@
+"""The class II terms: against the formula written out row by row, and their derivatives against autograd."""
+
+import numpy as np
+import pytest
+import torch
+from rdkit.Chem import rdDistGeom
+
+from models.class2 import (
+    TorchCross,
+    collate_coupled,
+    coupled_indices,
+    cross_energy_and_gradient,
+)
+from models.terms import collate_indices, indices_from_topology
+from pipeline.ligand import canonical_ligand, canonical_order, to_rdkit
+from pipeline.schema import CrossTerms, MMParameters
+from pipeline.topology import build_topology, coupled_rows, restore_order
+
+MOLECULES = ["CC(=O)NC", "C1CC1CO", "CC#N", "Cc1ccccc1F", "O"]
+
+
+def random_cross(topology, rng):
+    shapes = {
+        "bond_k3": (len(topology.bonds),),
+        "bond_k4": (len(topology.bonds),),
+        "angle_k3": (len(topology.angles),),
+        "angle_k4": (len(topology.angles),),
+        "bond_bond": (len(topology.angles),),
+        "bond_angle": (len(topology.angles), 2),
+        "bond_torsion": (len(topology.propers), 3),
+        "angle_torsion": (len(topology.propers), 2, 3),
+        "angle_angle_torsion": (len(topology.propers),),
+    }
+    return CrossTerms(**{name: rng.normal(size=shape) for name, shape in shapes.items()})
+
+
+def random_rest(topology, rng):
+    return rng.uniform(1.0, 1.6, len(topology.bonds)), rng.uniform(1.7, 2.1, len(topology.angles))
+
+
+def geometry(ligand, seed=3, spread=0.05):
+    mol = to_rdkit(ligand)
+    assert rdDistGeom.EmbedMolecule(mol, randomSeed=seed) == 0
+    start = mol.GetConformer().GetPositions()
+    return start + np.random.default_rng(seed).normal(scale=spread, size=start.shape)
+
+
+def length(x, i, j):
+    return np.linalg.norm(x[j] - x[i])
+
+
+def angle(x, i, j, k):
+    u, v = x[i] - x[j], x[k] - x[j]
+    return np.arccos(u @ v / np.linalg.norm(u) / np.linalg.norm(v))
+
+
+def dihedral(x, i, j, k, m):
+    b0, b1, b2 = x[i] - x[j], x[k] - x[j], x[m] - x[k]
+    b1 = b1 / np.linalg.norm(b1)
+    v, w = b0 - (b0 @ b1) * b1, b2 - (b2 @ b1) * b1
+    return np.arctan2(np.cross(b1, v) @ w, v @ w)
+
+
+def slow_energy(topology, rest, cross, x):
+    """The formula of CrossTerms, one row after the other."""
+    lengths = {frozenset(b): l0 for b, l0 in zip(topology.bonds.tolist(), rest[0], strict=True)}
+    thetas = {
+        (j, frozenset((i, k))): t0 for (i, j, k), t0 in zip(topology.angles.tolist(), rest[1], strict=True)
+    }
+
+    def stretch(i, j):
+        return length(x, i, j) - lengths[frozenset((i, j))]
+
+    def bend(i, j, k):
+        return angle(x, i, j, k) - thetas[j, frozenset((i, k))]
+
+    total = 0.0
+    for row, (i, j) in enumerate(topology.bonds.tolist()):
+        total += cross.bond_k3[row] * stretch(i, j) ** 3 + cross.bond_k4[row] * stretch(i, j) ** 4
+    for row, (i, j, k) in enumerate(topology.angles.tolist()):
+        d = bend(i, j, k)
+        total += cross.angle_k3[row] * d**3 + cross.angle_k4[row] * d**4
+        total += cross.bond_bond[row] * stretch(i, j) * stretch(j, k)
+        total += d * (cross.bond_angle[row, 0] * stretch(i, j) + cross.bond_angle[row, 1] * stretch(j, k))
+    for row, (i, j, k, m) in enumerate(topology.propers.tolist()):
+        phi, ends = dihedral(x, i, j, k, m), (bend(i, j, k), bend(j, k, m))
+        for n in (1, 2, 3):
+            total += stretch(j, k) * cross.bond_torsion[row, n - 1] * np.cos(n * phi)
+            for end in (0, 1):
+                total += ends[end] * cross.angle_torsion[row, end, n - 1] * np.cos(n * phi)
+        total += cross.angle_angle_torsion[row] * ends[0] * ends[1] * np.cos(phi)
+    return total
+
+
+def compute(topology, rest, cross, x):
+    coords = torch.tensor(x)[:, None, :]
+    rests = tuple(torch.tensor(values) for values in rest)
+    return cross_energy_and_gradient(
+        indices_from_topology(topology),
+        coupled_indices(topology),
+        rests,
+        TorchCross.from_cross(cross),
+        coords,
+    )
+
+
+@pytest.mark.parametrize("smiles", MOLECULES)
+def test_energy_is_the_formula_row_by_row(smiles, build_ligand):
+    """Random terms at a displaced geometry; both sum the same numbers in another order."""
+    rng = np.random.default_rng(5)
+    ligand = build_ligand(smiles)
+    topology = build_topology(ligand)
+    rest, cross, x = random_rest(topology, rng), random_cross(topology, rng), geometry(ligand)
+    energy, _ = compute(topology, rest, cross, x)
+    assert energy[0, 0].item() == pytest.approx(slow_energy(topology, rest, cross, x), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("smiles", MOLECULES)
+def test_gradient_is_the_energys(smiles, build_ligand):
+    """Closed derivatives against autograd through the energy, every term alive."""
+    rng = np.random.default_rng(6)
+    ligand = build_ligand(smiles)
+    topology = build_topology(ligand)
+    rest = tuple(torch.tensor(values) for values in random_rest(topology, rng))
+    cross = TorchCross.from_cross(random_cross(topology, rng))
+    coords = torch.tensor(geometry(ligand))[:, None, :].requires_grad_(True)
+    energy, gradient = cross_energy_and_gradient(
+        indices_from_topology(topology), coupled_indices(topology), rest, cross, coords
+    )
+    (by_autograd,) = torch.autograd.grad(energy.sum(), coords)
+    torch.testing.assert_close(gradient, by_autograd, rtol=1e-8, atol=1e-8)
+
+
+def test_batch_is_single(build_ligand):
+    """Two molecules side by side: each keeps its energy and gradient."""
+    rng = np.random.default_rng(7)
+    parts = []
+    for smiles in ("CC(=O)NC", "Cc1ccccc1F"):
+        ligand = build_ligand(smiles)
+        topology = build_topology(ligand)
+        parts.append((topology, random_rest(topology, rng), random_cross(topology, rng), geometry(ligand)))
+    topologies = [part[0] for part in parts]
+    coupled = collate_coupled(
+        [coupled_indices(topology) for topology in topologies],
+        [len(topology.bonds) for topology in topologies],
+        [len(topology.angles) for topology in topologies],
+    )
+    crosses = [TorchCross.from_cross(part[2]) for part in parts]
+    joined = TorchCross(**{name: torch.cat([getattr(c, name) for c in crosses]) for name in vars(crosses[0])})
+    rest = tuple(torch.tensor(np.concatenate([part[1][which] for part in parts])) for which in (0, 1))
+    coords = torch.tensor(np.concatenate([part[3] for part in parts]))[:, None, :]
+    indices = collate_indices([indices_from_topology(topology) for topology in topologies])
+    energy, gradient = cross_energy_and_gradient(indices, coupled, rest, joined, coords)
+    alone = [compute(*part) for part in parts]
+    torch.testing.assert_close(energy, torch.cat([e for e, _ in alone]), rtol=1e-12, atol=1e-10)
+    torch.testing.assert_close(gradient, torch.cat([g for _, g in alone]), rtol=1e-12, atol=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_another_atom_order_changes_labels_only(seed, build_ligand):
+    """`restore_order` turns rows around; the ends of a coupling turn with them."""
+    rng = np.random.default_rng(seed)
+    n_atoms = to_rdkit(build_ligand("CC(O)C(=O)NC")).GetNumAtoms()
+    ligand = build_ligand("CC(O)C(=O)NC", rng.permutation(n_atoms))
+    order = canonical_order(ligand)
+    topology = build_topology(canonical_ligand(ligand))
+    rest, cross = random_rest(topology, rng), random_cross(topology, rng)
+    zeros = {name: np.zeros(topology.n_atoms) for name in ("charge", "sigma", "epsilon")}
+    parameters = MMParameters(
+        bond_k=np.ones(len(topology.bonds)),
+        bond_length=rest[0],
+        angle_k=np.ones(len(topology.angles)),
+        angle_theta=rest[1],
+        proper_k=np.zeros((len(topology.propers), 6)),
+        improper_k=np.zeros((len(topology.impropers), 2)),
+        cross=cross,
+        **zeros,
+    )
+    x = geometry(ligand)
+    restored, relabelled = restore_order(topology, parameters, order)
+    before, _ = compute(topology, rest, cross, x[order])
+    after, _ = compute(restored, (relabelled.bond_length, relabelled.angle_theta), relabelled.cross, x)
+    assert after.item() == pytest.approx(before.item(), rel=1e-9)
+
+
+def test_coupled_rows_of_water_and_methanol(build_ligand):
+    """Water couples its two bonds; in methanol every proper holds the C-O bond."""
+    water = build_topology(build_ligand("O"))
+    assert sorted(coupled_rows(water).angle_bonds[0].tolist()) == [0, 1]
+    ligand = build_ligand("CO")
+    methanol = build_topology(ligand)
+    (carbon_oxygen,) = np.flatnonzero((methanol.bonds == [0, 1]).all(axis=1))
+    assert coupled_rows(methanol).proper_bond.tolist() == [carbon_oxygen] * 3
