@@ -58,10 +58,16 @@ class ValenceStage(_Config):
 
     network: NetworkConfig = NetworkConfig()
     schedule: ScheduleConfig
+    members: int = Field(default=1, ge=1)
+    """networks trained from different seeds, whose mean is the model"""
+    processes: int = Field(default=1, ge=1)
+    """members trained side by side"""
     tables: tuple[str, ...] = ("qm/train.parquet",)
     """Parquet files below the data folder"""
     sources: dict[str, int]
     """data source -> largest number of rows taken (0: all)"""
+    dev_minima: int = Field(default=32, ge=0)
+    """molecules of the dev minima that are relaxed after every epoch"""
     max_confs: int = Field(default=12, ge=2)
     """conformers drawn per row and epoch"""
     energy_window: float = Field(default=30.0, gt=0)
@@ -76,6 +82,10 @@ class ValenceStage(_Config):
     """L2 on proper and improper force constants, (kcal/mol)^-2"""
     stiffness_pull: float = Field(default=0.02, ge=0)
     """weight of the pull of bond and angle stiffness to the prior"""
+    soft_modes: int = Field(default=24, ge=0)
+    """softest modes along which gradients are compared once more, weighed by what they cost"""
+    soft_weight: float = Field(default=0.5, ge=0)
+    """weight of the energy that gradient errors along the soft modes cost, per kcal/mol"""
 
 
 class TrainConfig(_Config):

@@ -38,7 +38,7 @@ class QMExample:
     key: str
     source: str
     kind: str
-    """minima, torsiondrive, or displaced (gradients only, see data/qm/stiffness)"""
+    """minima, torsiondrive, or near-minimum (see models/near_minima.py)"""
     level: str
     ligand: Ligand
     graph: MolecularGraph
@@ -76,6 +76,11 @@ def read_qm_examples(*paths: Path, sources: dict[str, int] | None = None) -> tup
             raise SettingsError(f"{names}: no source {', '.join(sorted(unknown))}")
         parts = [_take(table[table["source"] == source], n) for source, n in sources.items()]
         table = pd.concat(parts)
+    return examples_of(table)
+
+
+def examples_of(table: pd.DataFrame) -> tuple[list[QMExample], int]:
+    """Build the examples of a QM table that is read already; return them and the number left out."""
     return _collect(table, _qm_example)
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from models.energy import valence_energy_and_gradient
 from models.loss import with_zero_nonbonded
+from models.network import EnsembleReadouts
 from models.predict import Predictor, assemble, build_batch, split_valence
-from models.readouts import ValenceParameters, ValenceReadouts
+from models.readouts import ValenceParameters
 from models.targets import nonbonded_of, without_pairs
 from models.terms import MMIndices, indices_from_topology
 from pipeline.schema import FloatArray, MMParameters, Reference
@@ -92,7 +93,7 @@ def fine_tune(
     ]
     topologies = [topology for _, topology in ligands]
 
-    def predict(readouts: ValenceReadouts) -> list[ValenceParameters]:
+    def predict(readouts: EnsembleReadouts) -> list[ValenceParameters]:
         return split_valence(readouts(embedding, batch.atom_features, indices), topologies)
 
     shipped = model.valence.readouts
@@ -146,12 +147,12 @@ def _errors(valence: ValenceParameters, target: _Target) -> tuple[Tensor, Tensor
 
 
 def _optimise(
-    shipped: ValenceReadouts,
-    predict: Callable[[ValenceReadouts], list[ValenceParameters]],
+    shipped: EnsembleReadouts,
+    predict: Callable[[EnsembleReadouts], list[ValenceParameters]],
     targets: Sequence[_Target],
     settings: FineTuneSettings,
     on_step: Callable[[int, float], None] | None,
-) -> ValenceReadouts:
+) -> EnsembleReadouts:
     """Adam on the readouts: every ligand the same weight, plus the pull."""
     tuned = copy.deepcopy(shipped).requires_grad_(True)
     anchors = [weight.detach().clone() for weight in shipped.parameters()]

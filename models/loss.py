@@ -39,8 +39,8 @@ class TrainingRow:
     """(n_atoms, n_points, 3), kcal/mol/angstrom, float32: QM minus fixed nonbonded"""
     prior: ValenceParameters | None
     """what a classical force field assigns, float32; None where it has no parameter"""
-    has_energy: bool = True
-    """False where only the gradient is a reference"""
+    soft: Tensor | None
+    """(n_points, n_modes, 3 n_atoms), float16: see models.near_minima.soft_projections; None as gradient"""
 
     @property
     def n_points(self) -> int:
@@ -64,14 +64,14 @@ class TrainingBatch:
     """(n_molecules, n_confs), 1 where a point is real, 0 where it pads"""
     has_gradient: Tensor
     """(n_molecules,) 1 or 0"""
-    has_energy: Tensor
-    """(n_molecules,) 1 or 0"""
+    soft: tuple[Tensor | None, ...]
+    """per molecule (n_confs, n_modes, 3 n_atoms); None without gradient"""
 
 
 def draw_batch(rows: Sequence[TrainingRow], max_confs: int, generator: np.random.Generator) -> TrainingBatch:
     """Draw up to `max_confs` points of every row; rows with fewer are padded with their first point."""
     n_confs = min(max_confs, max(row.n_points for row in rows))
-    coords, energy, gradient, is_used = [], [], [], []
+    coords, energy, gradient, is_used, soft = [], [], [], [], []
     for row in rows:
         n_drawn = min(row.n_points, n_confs)
         drawn = np.zeros(n_confs, dtype=np.int64)
@@ -82,6 +82,7 @@ def draw_batch(rows: Sequence[TrainingRow], max_confs: int, generator: np.random
         energy.append(row.energy.index_select(0, points))
         gradient.append(torch.zeros_like(coords[-1]) if row.gradient is None else row.gradient[:, points])
         is_used.append(torch.arange(n_confs) < n_drawn)
+        soft.append(None if row.soft is None else row.soft.index_select(0, points).float())
     return TrainingBatch(
         graphs=collate_graphs([row.graph for row in rows]),
         indices=collate_indices([row.indices for row in rows]),
@@ -90,7 +91,7 @@ def draw_batch(rows: Sequence[TrainingRow], max_confs: int, generator: np.random
         gradient=torch.cat(gradient),
         is_used=torch.stack(is_used).float(),
         has_gradient=torch.tensor([float(row.gradient is not None) for row in rows]),
-        has_energy=torch.tensor([float(row.has_energy) for row in rows]),
+        soft=tuple(soft),
     )
 
 
@@ -107,8 +108,7 @@ def qm_errors(valence: ValenceParameters, batch: TrainingBatch) -> tuple[Tensor,
     difference = (terms.total - batch.energy) * batch.is_used
     mean = difference.sum(dim=1, keepdim=True) / batch.is_used.sum(dim=1, keepdim=True)
     known = (batch.is_used * batch.has_gradient[:, None]).index_select(0, batch.graphs.atom_molecule)
-    known_energy = batch.is_used * batch.has_energy[:, None]
-    return (difference - mean) * known_energy, (gradient - batch.gradient) * known[:, :, None]
+    return (difference - mean) * batch.is_used, (gradient - batch.gradient) * known[:, :, None]
 
 
 def valence_loss(valence: ValenceParameters, batch: TrainingBatch, config: ValenceStage) -> Tensor:
@@ -121,8 +121,23 @@ def valence_loss(valence: ValenceParameters, batch: TrainingBatch, config: Valen
     n_components = 3.0 * torch.bincount(batch.graphs.atom_molecule) * n_used
     gradient = (by_molecule / n_components).sum() / batch.has_gradient.sum().clamp(min=1.0)
     penalty = valence.proper_k.square().sum(dim=1).mean() + valence.improper_k.square().sum(dim=1).mean()
-    energy_mean = energy.sum() / batch.has_energy.sum().clamp(min=1.0)
-    return energy_mean + gradient + config.torsion_penalty * penalty
+    soft = config.soft_weight * soft_cost(gradient_error, batch, config.huber)
+    return energy.mean() + gradient + soft + config.torsion_penalty * penalty
+
+
+def soft_cost(gradient_error: Tensor, batch: TrainingBatch, bend: float) -> Tensor:
+    """Mean energy, kcal/mol, that gradient errors (n_atoms, n_confs, 3) along soft modes cost per molecule.
+
+    In Cartesian components a bond's error drowns that of a torsion, which moves the atoms much further:
+    each mode counts as |f . u|^2 / (2 lambda) (see models.near_minima), beyond `bend` linearly in |f . u|.
+    """
+    counts = torch.bincount(batch.graphs.atom_molecule).tolist()
+    costs = [
+        _huber(torch.bmm(soft, error.transpose(0, 1).reshape(len(soft), -1, 1)), bend).sum() / used.sum()
+        for soft, error, used in zip(batch.soft, gradient_error.split(counts), batch.is_used, strict=True)
+        if soft is not None
+    ]
+    return torch.stack(costs).mean() if costs else gradient_error.new_zeros(())
 
 
 def prior_loss(valence: ValenceParameters, rows: Sequence[TrainingRow]) -> Tensor:

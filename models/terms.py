@@ -85,7 +85,7 @@ _SCALES = ("pair_scale_vdw", "pair_scale_coulomb")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TorchParameters(_TensorFields):
-    """`pipeline.schema.MMParameters` as tensors: same names, shapes and units, rows beside MMIndices."""
+    """The class I part of `pipeline.schema.MMParameters` as tensors, rows beside MMIndices."""
 
     bond_k: Tensor
     """(n_bonds,), kcal/mol/angstrom^2"""
@@ -109,12 +109,12 @@ class TorchParameters(_TensorFields):
     @classmethod
     def from_mm(cls, parameters: MMParameters, dtype: torch.dtype = torch.float64) -> Self:
         """Copy one ligand's parameters into tensors."""
-        names = [field.name for field in dataclasses.fields(MMParameters)]
+        names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{n: torch.tensor(np.array(getattr(parameters, n)), dtype=dtype) for n in names})
 
     def to_mm(self) -> MMParameters:
         """Copy back to numpy, float64."""
-        names = [field.name for field in dataclasses.fields(MMParameters)]
+        names = [field.name for field in dataclasses.fields(self)]
         return MMParameters(**{n: getattr(self, n).detach().cpu().double().numpy() for n in names})
 
 

@@ -24,6 +24,7 @@ def train(config_path: Path, data: Path, out: Path, *, report: Report = print) -
     _check_tables(config, data)
     _claim(out, config)
     torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)  # sums come out the same on every machine, and members are forked
     charges = train_charges(config.charges, data, out / "checkpoints", seed=config.seed, report=report)
     charges.eval().requires_grad_(False)
     valence = train_valence(config, charges, data, out / "checkpoints", report=report)

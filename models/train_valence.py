@@ -1,6 +1,9 @@
 """Stages 2 and 3: the valence network on a classical prior, then on QM energies and gradients."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import fcntl
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,41 +13,111 @@ from torch import Tensor
 from models.charges import ChargeNetwork
 from models.config import TrainConfig, ValenceStage
 from models.dataset import QMExample, read_qm_examples
+from models.dev_score import read_dev_minima, score_minima, score_torsions
 from models.graph import collate_graphs
-from models.loss import TrainingRow, draw_batch, prior_loss, qm_errors, stiffness_pull, valence_loss
-from models.network import ValenceNetwork
+from models.loss import TrainingRow, draw_batch, prior_loss, stiffness_pull, valence_loss
+from models.near_minima import TORSION_STIFFNESS, soft_projections, stiffness_of_internals
+from models.network import ValenceEnsemble, ValenceNetwork
 from models.optimise import Report, Stage, run_stage
-from models.readouts import ValenceParameters
+from models.readouts import ANGLE_K_SCALE, BOND_K_SCALE, ValenceParameters
 from models.targets import nonbonded_of, without_pairs
 from models.terms import collate_indices, indices_from_topology
 from pipeline.errors import ParametersError
-from pipeline.schema import MMParameters
+from pipeline.schema import FloatArray, MMParameters, Topology
 from pipeline.smirnoff import label, read_smirnoff
 from pipeline.vdw import assign_vdw
 
 DEV_TABLE = Path("qm") / "dev.parquet"
-SCORE_BATCH = 24
+_FORK = multiprocessing.get_context("fork")
 Labeller = Callable[[QMExample], MMParameters]
 
 
 def train_valence(
     config: TrainConfig, charges: ChargeNetwork, data: Path, folder: Path, *, report: Report
-) -> ValenceNetwork:
-    """Train the valence network on top of frozen charges and return it with its best weights."""
+) -> ValenceEnsemble:
+    """Train the members on top of frozen charges and return them with their best weights.
+
+    The rows are prepared once; then members are trained side by side, `config.valence.processes` at a time.
+    """
     prior = sage_labeller(data / config.prior.force_field)
     stage = config.valence
-    tables = [data / table for table in stage.tables]
-    rows = prepare_rows(tables, charges, stage, prior, report)
-    dev_sources = [name for name in ("gen2-torsion", "torsiontest2000") if name in stage.sources]
-    dev_stage = stage.model_copy(update={"sources": dict.fromkeys(dev_sources, 0)})
-    held_out = prepare_rows([data / DEV_TABLE], charges, dev_stage, None, report)
-    torch.manual_seed(config.seed)
+    rows = prepare_rows([data / table for table in stage.tables], charges, stage, prior, report)
+    score = dev_score(data / DEV_TABLE, charges, stage, report)
+
+    def train_free(wait: bool = False) -> dict[int, ValenceNetwork]:
+        """Train the members that nobody else does."""
+        members = {}
+        for number in range(stage.members):
+            with claimed(folder / f"member-{number}", wait=wait) as is_ours:
+                if is_ours:
+                    members[number] = _train_member(config, number, rows, score, folder, report)
+        return members
+
+    # A fork shares the prepared rows, gigabytes of them; torch runs one thread here, so none is lost in it.
+    others = [_FORK.Process(target=train_free) for _ in range(min(stage.processes, stage.members) - 1)]
+    for process in others:
+        process.start()
+    train_free()
+    for process in others:
+        process.join()
+    members = train_free(wait=True)  # those that are done are only read
+    return ValenceEnsemble([members[number] for number in range(stage.members)])
+
+
+def _train_member(
+    config: TrainConfig,
+    number: int,
+    rows: list[TrainingRow],
+    score: Callable[[ValenceNetwork], dict[str, float]],
+    folder: Path,
+    report: Report,
+) -> ValenceNetwork:
+    stage, seed = config.valence, config.seed + 10 * number
+    torch.manual_seed(seed)
     model = ValenceNetwork(stage.network.width, stage.network.n_layers, stage.network.dropout)
+    own = folder / f"member-{number}"
+
+    def report_member(text: str) -> None:
+        report(f"member {number}: {text}")
+
     prior_stage = _prior_stage(config, model, [row for row in rows if row.prior is not None])
-    run_stage(prior_stage, config.prior.schedule, seed=config.seed + 1, folder=folder, report=report)
-    qm_stage = _qm_stage(stage, model, rows, held_out)
-    run_stage(qm_stage, stage.schedule, seed=config.seed + 2, folder=folder, report=report)
+    run_stage(prior_stage, config.prior.schedule, seed=seed + 1, folder=own, report=report_member)
+    qm_stage = _qm_stage(stage, model, rows, lambda: score(model))
+    run_stage(qm_stage, stage.schedule, seed=seed + 2, folder=own, report=report_member)
     return model
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a folder's lock, which the system drops when we die; False when another process has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def dev_score(
+    table: Path, charges: ChargeNetwork, stage: ValenceStage, report: Report
+) -> Callable[[ValenceNetwork], dict[str, float]]:
+    """Read the dev table; the function that scores a network on torsion drives and relaxed minima."""
+    drives = [name for name in ("gen2-torsion", "torsiontest2000") if name in stage.sources]
+    of_drives = stage.model_copy(update={"sources": dict.fromkeys(drives, 0), "soft_modes": 0})
+    held_out = prepare_rows([table], charges, of_drives, None, report)
+    minima = read_dev_minima(table, stage.dev_minima) if stage.dev_minima else []
+
+    def score(model: ValenceNetwork) -> dict[str, float]:
+        torsions = score_torsions(model, held_out)
+        if not minima:
+            return torsions
+        relaxed = score_minima(charges, model, minima)
+        product = torsions["energy_rmse"] * relaxed["dde"] * relaxed["rmsd"]
+        return {"merit": product ** (1 / 3)} | torsions | relaxed
+
+    return score
 
 
 def _prior_stage(config: TrainConfig, model: ValenceNetwork, rows: list[TrainingRow]) -> Stage:
@@ -63,7 +136,10 @@ def _prior_stage(config: TrainConfig, model: ValenceNetwork, rows: list[Training
 
 
 def _qm_stage(
-    config: ValenceStage, model: ValenceNetwork, rows: list[TrainingRow], held_out: list[TrainingRow]
+    config: ValenceStage,
+    model: ValenceNetwork,
+    rows: list[TrainingRow],
+    score: Callable[[], dict[str, float]],
 ) -> Stage:
     def loss(batch: Sequence[int], generator: np.random.Generator) -> Tensor:
         part = [rows[index] for index in batch]
@@ -72,39 +148,12 @@ def _qm_stage(
         pull = config.stiffness_pull * stiffness_pull(valence, part)
         return valence_loss(valence, drawn, config) + pull
 
-    return Stage(
-        name="valence",
-        model=model,
-        n_examples=len(rows),
-        loss=loss,
-        score=lambda: score_torsions(model, held_out),
-    )
+    return Stage(name="valence", model=model, n_examples=len(rows), loss=loss, score=score)
 
 
 def predict_rows(model: ValenceNetwork, rows: Sequence[TrainingRow]) -> ValenceParameters:
     """Predict the parameters of several rows at once."""
     return model(collate_graphs([row.graph for row in rows]), collate_indices([row.indices for row in rows]))
-
-
-@torch.no_grad()
-def score_torsions(model: ValenceNetwork, rows: Sequence[TrainingRow]) -> dict[str, float]:
-    """Mean over rows of the energy RMSE (kcal/mol), and of the gradient RMSE where there is one."""
-    energy_rmse, gradient_rmse = [], []
-    generator = np.random.default_rng(0)
-    for start in range(0, len(rows), SCORE_BATCH):
-        part = rows[start : start + SCORE_BATCH]
-        batch = draw_batch(part, max(row.n_points for row in part), generator)
-        energy_error, gradient_error = qm_errors(model(batch.graphs, batch.indices), batch)
-        n_used = batch.is_used.sum(dim=1)
-        energy_rmse.append((energy_error.square().sum(dim=1) / n_used).sqrt())
-        summed = gradient_error.square().sum(dim=(1, 2))
-        by_molecule = torch.zeros_like(n_used).index_add(0, batch.graphs.atom_molecule, summed)
-        n_components = 3.0 * torch.bincount(batch.graphs.atom_molecule) * n_used
-        gradient_rmse.append((by_molecule / n_components).sqrt()[batch.has_gradient > 0])
-    return {
-        "energy_rmse": float(torch.cat(energy_rmse).mean()),
-        "gradient_rmse": float(torch.cat(gradient_rmse).mean()),
-    }
 
 
 def sage_labeller(path: Path) -> Labeller:
@@ -157,15 +206,28 @@ def prepare_row(
     target = None
     if example.gradient is not None:
         target = (torch.as_tensor(example.gradient[inside]).permute(1, 0, 2) - fixed_gradient).float()
+    known = _prior(example, prior)
+    soft = None
+    if target is not None and config.soft_modes and config.soft_weight:
+        soft = soft_projections(indices, _metric(example.topology, known), coords, config.soft_modes)
     return TrainingRow(
         graph=example.graph,
         indices=without_pairs(indices),
         coords=coords.float().contiguous(),
         energy=(energy - energy.mean()).float(),
         gradient=target,
-        prior=_prior(example, prior),
-        has_energy=example.kind != "displaced",
+        prior=known,
+        soft=soft,
     )
+
+
+def _metric(topology: Topology, known: ValenceParameters | None) -> FloatArray:
+    """(n_q,) stiffness of the internal coordinates: the prior's, or one for all of a kind without it."""
+    if known is not None:
+        zeros = torch.zeros(topology.n_atoms)
+        return stiffness_of_internals(known.with_nonbonded(zeros, zeros, zeros))
+    sizes = [len(topology.bonds), len(topology.angles), len(topology.propers) + len(topology.impropers)]
+    return np.repeat([BOND_K_SCALE, ANGLE_K_SCALE, TORSION_STIFFNESS], sizes)
 
 
 def _prior(example: QMExample, labeller: Labeller | None) -> ValenceParameters | None:

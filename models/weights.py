@@ -15,7 +15,7 @@ from torch import nn
 from models.charges import ChargeNetwork
 from models.config import NetworkConfig
 from models.features import ELEMENTS, N_ATOM_FEATURES, N_EDGE_FEATURES
-from models.network import ValenceNetwork
+from models.network import ValenceEnsemble, ValenceNetwork
 from pipeline.errors import SettingsError
 from pipeline.schema import CONVENTIONS_VERSION
 
@@ -25,14 +25,14 @@ DEFAULT = "first"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Model:
-    """A charge network and a valence network that belong together."""
+    """A charge network and an ensemble of valence networks that belong together."""
 
     name: str
     version: str
     sha256: str
     """of the manifest, which holds the hashes of the weights"""
     charges: ChargeNetwork
-    valence: ValenceNetwork
+    valence: ValenceEnsemble
     sizes: dict[str, NetworkConfig]
 
 
@@ -52,6 +52,7 @@ def save_model(model: Model, folder: Path) -> Model:
         "elements": list(ELEMENTS),
         "n_atom_features": N_ATOM_FEATURES,
         "n_edge_features": N_EDGE_FEATURES,
+        "n_members": model.valence.n_members,
         "networks": {part: size.model_dump() for part, size in model.sizes.items()},
         "sha256": hashes,
     }
@@ -84,7 +85,9 @@ def load_model_folder(folder: Path) -> Model:
         sizes = {part: NetworkConfig(**size) for part, size in manifest["networks"].items()}
         _check_conventions(manifest, folder)
         charges = ChargeNetwork(sizes["charges"].width, sizes["charges"].n_layers)
-        valence = ValenceNetwork(sizes["valence"].width, sizes["valence"].n_layers)
+        size = sizes["valence"]
+        members = range(manifest["n_members"])
+        valence = ValenceEnsemble([ValenceNetwork(size.width, size.n_layers) for _ in members])
         for part, network in (("charges", charges), ("valence", valence)):
             _load_checked(network, folder / f"{part}.safetensors", manifest["sha256"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

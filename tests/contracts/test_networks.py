@@ -11,9 +11,10 @@ from rdkit.Chem import AllChem
 
 from models.charges import ChargeNetwork
 from models.config import NetworkConfig
-from models.network import ValenceNetwork
+from models.network import ValenceEnsemble, ValenceNetwork
 from models.predict import Predictor, build_batch, load_predictor
 from models.readouts import ValenceParameters
+from models.terms import TorchParameters
 from models.weights import Model
 from pipeline.export.openmm_system import build_system
 from pipeline.schema import Ligand, MMParameters, Topology
@@ -54,7 +55,7 @@ def random_model() -> Model:
         version="0",
         sha256="",
         charges=ChargeNetwork(32, 3).double().requires_grad_(False),
-        valence=ValenceNetwork(32, 3).double().requires_grad_(False),
+        valence=ValenceEnsemble([ValenceNetwork(32, 3).double().requires_grad_(False)]),
         sizes=sizes,
     )
 
@@ -118,7 +119,7 @@ def test_batch_is_single(predictor, build_ligand):
     together = predictor.predict_many(pairs)
     for (ligand, topology), batched in zip(pairs, together, strict=True):
         alone = predictor.predict(ligand, topology)
-        for field in dataclasses.fields(MMParameters):
+        for field in dataclasses.fields(TorchParameters):
             np.testing.assert_allclose(
                 getattr(batched, field.name), getattr(alone, field.name), rtol=0, atol=ROUNDING
             )

@@ -5,7 +5,7 @@ import torch
 
 from models.charges import ChargeNetwork
 from models.config import NetworkConfig
-from models.network import ValenceNetwork
+from models.network import ValenceEnsemble, ValenceNetwork
 from models.weights import Model, save_model
 
 
@@ -21,7 +21,7 @@ def model_folder(tmp_path_factory):
             version="0",
             sha256="",
             charges=ChargeNetwork(16, 2),
-            valence=ValenceNetwork(16, 2),
+            valence=ValenceEnsemble([ValenceNetwork(16, 2)]),
             sizes={"charges": size, "valence": size},
         )
     save_model(model, folder)

@@ -16,9 +16,10 @@ from models.charges import ChargeNetwork
 from models.config import NetworkConfig, ScheduleConfig, read_config
 from models.dataset import read_qm_examples
 from models.finetune import fine_tune, is_improvement
-from models.network import ValenceNetwork
+from models.network import ValenceEnsemble, ValenceNetwork
 from models.optimise import Stage, run_stage
 from models.predict import Predictor
+from models.terms import TorchParameters
 from models.train import train
 from models.weights import Model, load_model_folder, save_model
 from pipeline.errors import OutputFolderError, SettingsError
@@ -63,6 +64,8 @@ schedule = { epochs = 3, batch_molecules = 4, learning_rate = 5e-3 }
 network = { width = 16, n_layers = 2 }
 schedule = { epochs = 3, batch_molecules = 4, learning_rate = 5e-3 }
 sources = { gen2-torsion = 0 }
+dev_minima = 0
+members = 2
 """
 
 
@@ -132,7 +135,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, data):
     train(config, data, tmp_path / "straight", report=silent)
 
     def stop(line: str) -> None:
-        if line.startswith("valence 1/"):
+        if line.startswith("member 0: valence 1/"):
             raise StoppedError
 
     with pytest.raises(StoppedError):
@@ -221,7 +224,7 @@ def model() -> Model:
         version="1.0",
         sha256="",
         charges=ChargeNetwork(24, 2).double(),
-        valence=ValenceNetwork(24, 2).double(),
+        valence=ValenceEnsemble([ValenceNetwork(24, 2).double()]),
         sizes={"charges": size, "valence": size},
     )
 
@@ -279,7 +282,7 @@ def references(build_ligand, n_points: int = 8) -> list[Reference]:
         version="1",
         sha256="",
         charges=ChargeNetwork(24, 2).double(),
-        valence=ValenceNetwork(24, 2).double(),
+        valence=ValenceEnsemble([ValenceNetwork(24, 2).double()]),
         sizes={"charges": size, "valence": size},
     )
     spec = QMSpec(program="test", method="mm", basis=None, dispersion=None)
@@ -335,7 +338,7 @@ def test_no_steps_keep_the_shipped_parameters(build_ligand, model):
         shipped = predictor.predict(reference.ligand, reference.topology)
         assert fit.kept == "shipped"
         assert fit.energy_rmse_after == fit.energy_rmse_before
-        for field in dataclasses.fields(shipped):
+        for field in dataclasses.fields(TorchParameters):
             np.testing.assert_allclose(
                 getattr(fit.parameters, field.name), getattr(shipped, field.name), rtol=0, atol=1e-12
             )
