@@ -42,7 +42,8 @@ from pipeline.outcome import Outcome
 from pipeline.outcomes_table import write_json
 from pipeline.parametrize import StraightLine
 from pipeline.qm.batch import open_qm
-from pipeline.qm.levels import is_installed, spec_by_name
+from pipeline.qm.levels import spec_by_name
+from pipeline.qm.methods import is_installed
 from pipeline.refine import Bench, refine
 from pipeline.schema import CONVENTIONS_VERSION, QMSpec, Reference
 from pipeline.settings import Settings

@@ -19,10 +19,12 @@ from pipeline.deliver import FILES
 from pipeline.errors import SettingsError
 from pipeline.program import is_installed
 from pipeline.qm.door import available_engines
+from pipeline.qm.methods import PROGRAMS, methods_of
 
 MIN_SCRATCH_GB = 2.0
 """What one DFT calculation of a drug-sized molecule may leave in its scratch folder."""
 
+_NEEDED_ENGINES = ("pyscf", "tblite")
 _TIMEOUT_SECONDS = 3.0
 
 
@@ -109,17 +111,17 @@ def _check_weights() -> Finding:
 
 
 def _check_engines() -> list[Finding]:
-    """psi4 is optional, since pyscf computes the same level."""
+    """List what computes and at which levels; only pyscf and tblite, which pip installs, must be there."""
     engines = {engine.name: engine for engine in available_engines()}
     findings = []
-    for name, missing in (("pyscf", "wrong"), ("tblite", "wrong"), ("psi4", "note")):
+    for name in PROGRAMS:
         if name in engines:
-            engine = engines[name]
-            detail = f"{engine.version}: {', '.join(engine.levels)}"
+            detail = f"{engines[name].version}: {', '.join(engines[name].levels)}"
             findings.append(Finding(name=f"engine {name}", state="ok", detail=detail))
         else:
-            state: Literal["note", "wrong"] = "note" if missing == "note" else "wrong"
-            findings.append(Finding(name=f"engine {name}", state=state, detail="not found"))
+            state: Literal["note", "wrong"] = "wrong" if name in _NEEDED_ENGINES else "note"
+            detail = f"not found; {PROGRAMS[name].install} for {', '.join(methods_of(name))}"
+            findings.append(Finding(name=f"engine {name}", state=state, detail=detail))
     return findings
 
 

@@ -112,7 +112,7 @@ class QMSpec:
     """A level of theory and what is asked of it. The default is OpenFF's level."""
 
     program: str = "pyscf"
-    """psi4, pyscf or tblite"""
+    """psi4, pyscf, tblite, mopac, or another that `pipeline.qm.methods` lists"""
     method: str = "b3lyp"
     basis: str | None = "dzvp"
     dispersion: str | None = "d3bj"

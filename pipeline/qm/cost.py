@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.qm.levels import n_functions
+from pipeline.qm.levels import has_analytic_hessian, n_functions
 from pipeline.schema import QMTask
 from pipeline.store import QMStore
 
@@ -33,8 +33,19 @@ _LAWS = {
     ("pyscf", "hf"): _Law(start=0.8, scale=2.0, power=2.5, gradient_share=0.45),
     ("psi4", "b3lyp"): _Law(start=3.5, scale=11.0, power=1.7, gradient_share=0.35),
     ("psi4", "hf"): _Law(start=3.0, scale=4.0, power=2.5, gradient_share=0.45),
+    # one molecule of 9 atoms each; the power is that of B3LYP
+    ("pyscf", "wb97x"): _Law(start=0.9, scale=17.0, power=2.2, gradient_share=0.40),
+    ("pyscf", "b97-3c"): _Law(start=0.9, scale=6.0, power=2.2, gradient_share=0.40),
     ("tblite", "gfn2-xtb"): _Law(start=0.06, scale=0.03, power=2.5, gradient_share=0.3),
+    ("tblite", "gfn1-xtb"): _Law(start=0.06, scale=0.03, power=2.5, gradient_share=0.3),
+    ("mopac", "am1"): _Law(start=0.15, scale=0.02, power=2.0, gradient_share=0.3),
 }
+_OTHER_LAW = _Law(start=3.0, scale=0.1, power=1.0, gradient_share=0.5)
+"""of programs that are never fitted here: learned potentials, whose libraries take seconds to load"""
+_STEPS_PER_OPTIMISATION = 15
+"""gradients; small, stiff or well-started molecules take fewer"""
+_GRADIENTS_PER_ATOM = {True: 1.0, False: 6.0}
+"""of a Hessian, by whether it is analytic"""
 _ATOMS_POWER = 0.4
 """points of the grid grow with the atoms, functions that reach a point do not"""
 _FEWEST = 3
@@ -45,10 +56,21 @@ _PROBE_SECONDS = 0.0036
 
 def predicted_seconds(task: QMTask) -> float:
     """Predict the seconds of one task on one core of the machine of the fit; QMError for an unknown basis."""
-    law = _LAWS[task.spec.program, task.spec.method]
-    share = 1.0 if task.spec.driver == "gradient" else 1.0 - law.gradient_share
+    law = _LAWS.get((task.spec.program, task.spec.method), _OTHER_LAW)
+    share = _gradients(task) or 1.0 - law.gradient_share
     size = (n_functions(task) / 100.0) ** law.power * (len(task.atomic_numbers) / 10.0) ** _ATOMS_POWER
     return law.start + share * law.scale * size
+
+
+def _gradients(task: QMTask) -> float:
+    """How many gradients a job makes; 0 for one that makes none."""
+    n_atoms = len(task.atomic_numbers)
+    per_driver = {
+        "gradient": 1.0,
+        "hessian": 1.0 + n_atoms * _GRADIENTS_PER_ATOM[has_analytic_hessian(task.spec)],
+        "optimise": float(_STEPS_PER_OPTIMISATION),
+    }
+    return per_driver.get(task.spec.driver, 0.0)
 
 
 def estimate_seconds(tasks: Sequence[QMTask], jobs: int, ratio: float = 1.0) -> float:

@@ -4,27 +4,24 @@ import dataclasses
 import importlib
 import os
 import platform
+import re
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from subprocess import DEVNULL, PIPE, run
 
 from pipeline.child import Child, Limits
 from pipeline.errors import ChildError, ParmflowError
+from pipeline.qm.differences import hessian_by_differences
 from pipeline.qm.faults import error_from_child, error_from_text
-from pipeline.qm.frame import own_frame
-from pipeline.qm.levels import METHODS, check_task, is_installed
-from pipeline.qm.result import EngineResult, check_result
+from pipeline.qm.levels import check_task, has_analytic_hessian, levels_of
+from pipeline.qm.methods import PROGRAMS, is_installed, program_entry
+from pipeline.qm.record import in_own_frame, to_record
+from pipeline.qm.result import EngineResult
 from pipeline.schema import QMRecord, QMTask
-from pipeline.units import KCAL_PER_ANGSTROM_PER_HARTREE_PER_BOHR, KCAL_PER_HARTREE
 
-# An engine's module is imported in the child, after the number of threads is set, and never in the parent.
-_MODULES = {
-    "psi4": "pipeline.qm.psi4_engine",
-    "pyscf": "pipeline.qm.pyscf_engine",
-    "tblite": "pipeline.qm.tblite_engine",
-}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -55,35 +52,24 @@ def collect_record(task: QMTask, child: Child[EngineResult]) -> QMRecord:
         raise reply.error
     if reply.error is not None:  # whatever an engine's library raises is that engine's failure
         raise error_from_text(reply.traceback, who=who) from reply.error
-    result: EngineResult = reply.value
-    check_result(in_own_frame(task), result)
-    gradient = result.gradient
-    if gradient is not None:
-        _, rotation = own_frame(task.coords)
-        gradient = gradient @ rotation * KCAL_PER_ANGSTROM_PER_HARTREE_PER_BOHR
-    return QMRecord(
-        task_key=task.key,
-        ligand_key=task.ligand_key,
-        spec=task.spec,
-        coords=task.coords,
-        energy=result.energy * KCAL_PER_HARTREE,
-        gradient=gradient,
-        provenance=tuple(sorted(result.provenance.items())),
-    )
-
-
-def in_own_frame(task: QMTask) -> QMTask:
-    """Give the same task with its molecule turned into its own frame."""
-    return dataclasses.replace(task, coords=own_frame(task.coords)[0])
+    return to_record(task, reply.value)
 
 
 def _compute_here(task: QMTask, n_cores: int, memory_mb: int) -> EngineResult:
     """Run in the child: set the threads, load the engine, compute, note what it took."""
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(n_cores)
-    engine = importlib.import_module(_MODULES[task.spec.program])
+    entry = program_entry(task.spec.program)
+    assert entry is not None  # `check_task` saw to that
+    # Imported here, after the number of threads is set, and never in the parent.
+    engine = importlib.import_module(entry.module)
+
+    def compute(task: QMTask) -> EngineResult:
+        result: EngineResult = engine.compute(task, n_cores, memory_mb)
+        return result
+
     start = time.monotonic()
-    result: EngineResult = engine.compute(task, n_cores, memory_mb)
+    result = _whole_job(task, compute)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     took = {
         "wall_seconds": f"{time.monotonic() - start:.3f}",
@@ -92,6 +78,13 @@ def _compute_here(task: QMTask, n_cores: int, memory_mb: int) -> EngineResult:
         "host": platform.node(),
     }
     return dataclasses.replace(result, provenance=result.provenance | took)
+
+
+def _whole_job(task: QMTask, compute: Callable[[QMTask], EngineResult]) -> EngineResult:
+    """What an engine computes at once, or what is made of several of its gradients."""
+    if task.spec.driver == "hessian" and not has_analytic_hessian(task.spec):
+        return hessian_by_differences(task, compute)
+    return compute(task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,20 +99,18 @@ class EngineInfo:
 def available_engines() -> tuple[EngineInfo, ...]:
     """List the programs that are installed, with their versions and levels of theory."""
     return tuple(
-        EngineInfo(name=name, version=_version(name), levels=_levels(name))
-        for name in METHODS
+        EngineInfo(name=name, version=_version(name), levels=levels_of(name))
+        for name in PROGRAMS
         if is_installed(name)
     )
 
 
 def _version(program: str) -> str:
-    if program != "psi4":
-        return version(program)
-    answer = run(["psi4", "--version"], stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, text=True, check=False)
-    words = answer.stdout.split()
-    return words[-1] if answer.returncode == 0 and words else "does not start"
-
-
-def _levels(program: str) -> tuple[str, ...]:
-    dft = {"b3lyp": "b3lyp-d3bj/dzvp", "hf": "hf/dzvp"}
-    return tuple(dft.get(method, method) for method in METHODS[program])
+    entry = PROGRAMS[program]
+    if entry.command is None:
+        return version(entry.distribution or program)
+    answer = run(
+        [entry.command, "--version"], stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, text=True, check=False
+    )
+    found = re.search(r"\d+(\.\d+)+", answer.stdout)
+    return found[0] if answer.returncode == 0 and found else "does not start"

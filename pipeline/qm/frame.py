@@ -33,6 +33,26 @@ def own_frame(coords: FloatArray) -> tuple[FloatArray, FloatArray]:
     return centred @ rotation.T, rotation
 
 
+def turn_back_points(points: FloatArray, coords: FloatArray) -> FloatArray:
+    """Give points of the own frame of a geometry, (n, 3), in the frame of `coords` itself."""
+    _, rotation = own_frame(coords)
+    return points @ rotation + coords.mean(axis=0)
+
+
+def turn_back_vectors(vectors: FloatArray, coords: FloatArray) -> FloatArray:
+    """Turn gradients or dipoles, (..., 3), from the own frame of a geometry to the frame of `coords`."""
+    _, rotation = own_frame(coords)
+    return vectors @ rotation
+
+
+def turn_back_hessian(hessian: FloatArray, coords: FloatArray) -> FloatArray:
+    """Turn second derivatives, (3 n_atoms, 3 n_atoms), likewise: both of their ends."""
+    _, rotation = own_frame(coords)
+    blocks = hessian.reshape(len(coords), 3, len(coords), 3)
+    turned = np.einsum("iajb,ac,bd->icjd", blocks, rotation, rotation)
+    return turned.reshape(hessian.shape)
+
+
 def _first_off(vectors: FloatArray, lengths: FloatArray) -> FloatArray | None:
     far = np.flatnonzero(lengths > _APART)
     return vectors[far[0]] if len(far) else None

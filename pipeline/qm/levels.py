@@ -1,61 +1,78 @@
 """Levels of theory by name, and what is refused before anything runs."""
 
+import dataclasses
 from functools import cache
-from importlib.util import find_spec
-from shutil import which
 
 import numpy as np
 
 from pipeline.errors import QMError
+from pipeline.qm.methods import METHODS, PROGRAMS, is_installed, methods_of, program_entry
 from pipeline.schema import QMSpec, QMTask
 
-DFT_METHODS = ("b3lyp", "hf")
-"""B3LYP with VWN3 (libxc 402), as psi4, pyscf and OpenFF's data sets understand the name."""
-TIGHT_BINDING_METHODS = ("gfn2-xtb",)
-METHODS = {"psi4": DFT_METHODS, "pyscf": DFT_METHODS, "tblite": TIGHT_BINDING_METHODS}
 DISPERSIONS = (None, "d3bj")
-DRIVERS = ("energy", "gradient")
+DRIVERS = ("energy", "gradient", "hessian", "properties", "esp", "optimise")
 KEYWORDS = ("maxiter",)
+CARTESIAN_BASES = ("6-31g", "3-21g", "6-31+g", "6-31++g")
+"""Pople's double-zeta sets, whose d shells have six functions; those of all others have five"""
 LIBRARY_BASIS_NAMES = {"dzvp": "dgauss-dzvp"}
 """psi4's name of a basis -> its name in the Basis Set Exchange, whose tables are bundled with its package"""
 
 MAX_FITTED_ATOMIC_NUMBER = 36
 """Krypton. Beyond it the def2 fitting basis is one for effective cores: with DZVP, whose iodine has all its
 electrons, it puts the energy of methyl iodide off by 65 hartree and its forces by 0.04 hartree/bohr."""
-GFN2_MAX_ATOMIC_NUMBER = 86
 CLASH = 0.5
 """angstrom; no two nuclei of a molecule are this close (H-H is 0.74)"""
 
 _SPECS = {
-    "openff-default": QMSpec(program="pyscf", method="b3lyp", basis="dzvp", dispersion="d3bj"),
-    "fast": QMSpec(program="tblite", method="gfn2-xtb", basis=None, dispersion=None),
-}
-_INSTALL = {
-    "psi4": "install the system package psi4, or psi4 from conda-forge",
-    "pyscf": "pip install pyscf",
-    "tblite": "pip install tblite",
+    "openff-default": QMSpec(program="auto", method="b3lyp", basis="dzvp", dispersion="d3bj"),
+    "fast": QMSpec(program="auto", method="gfn2-xtb", basis=None, dispersion=None),
+    "quality": QMSpec(program="auto", method="wb97x", basis="def2-tzvpd", dispersion="d3bj"),
+    "composite": QMSpec(program="auto", method="b97-3c", basis="def2-mtzvp", dispersion=None),
+    "charges": QMSpec(program="auto", method="hf", basis="6-31g*", dispersion=None, driver="esp"),
 }
 
 
 def spec_by_name(name: str, program: str = "auto") -> QMSpec:
-    """Give the level of theory of a name: `openff-default` (B3LYP-D3BJ/DZVP) or `fast` (GFN2-xTB).
+    """Give the level of theory of a name.
 
-    `auto` takes pyscf for DFT and tblite for GFN2-xTB. Raises QMError (kind input) for an unknown name or a
-    program that does not have the level.
+    `openff-default` B3LYP-D3BJ/DZVP; `fast` GFN2-xTB; `quality` wB97X-D3BJ/def2-TZVPD; `composite` B97-3c;
+    `charges` the electrostatic potential at HF/6-31G*. `auto` takes the first program of the method's in
+    `pipeline.qm.methods`. Raises QMError (kind input) for an unknown name or a program without the level.
     """
     if name not in _SPECS:
         raise QMError(f"unknown QM spec {name!r}; known are {', '.join(_SPECS)}", kind="input")
     spec = _SPECS[name]
-    if program in ("auto", spec.program):
-        return spec
-    if spec.method not in METHODS.get(program, ()):
+    programs = METHODS[spec.method].programs
+    if program != "auto" and program not in programs:
         raise QMError(f"{program} does not compute {spec.level}; use --program auto", kind="input")
-    return QMSpec(program=program, method=spec.method, basis=spec.basis, dispersion=spec.dispersion)
+    return dataclasses.replace(spec, program=programs[0] if program == "auto" else program)
 
 
-def is_installed(program: str) -> bool:
-    """Tell whether a program can be started, without starting it."""
-    return which("psi4") is not None if program == "psi4" else find_spec(program) is not None
+def levels_of(program: str) -> tuple[str, ...]:
+    """List the levels of theory of a program: its named specs first, then each other method in words."""
+    methods = methods_of(program)
+    named = [f"{name} ({spec.level})" for name, spec in _SPECS.items() if spec.method in methods]
+    spoken = {spec.method for spec in _SPECS.values()}
+    others = [
+        f"{name}/any basis" if METHODS[name].family == "orbital" else name
+        for name in methods
+        if name not in spoken
+    ]
+    return (*named, *others)
+
+
+def is_total_energy(spec: QMSpec) -> bool:
+    """Whether a level's energies count all electrons, so that every molecule's is negative.
+
+    MOPAC counts from the elements, a potential from where it likes.
+    """
+    method = METHODS.get(spec.method)
+    return method is not None and method.family != "potential" and spec.program != "mopac"
+
+
+def has_analytic_hessian(spec: QMSpec) -> bool:
+    """Whether a program gives second derivatives at a level; else they come from differences of gradients."""
+    return spec.program == "pyscf" and METHODS[spec.method].family == "orbital"
 
 
 def n_electrons(task: QMTask) -> int:
@@ -83,8 +100,13 @@ def functions_of_element(basis: str, atomic_number: int) -> int:
     )
 
 
+def is_cartesian(basis: str | None) -> bool:
+    """Whether the d shells of a basis have six functions, as it was published."""
+    return str(basis).rstrip("*").partition("(")[0] in CARTESIAN_BASES
+
+
 def n_functions(task: QMTask) -> int:
-    """Count a task's basis functions; for GFN2-xTB, one s or four sp functions per atom."""
+    """Count a task's basis functions; without a basis, one s or four sp functions per atom."""
     numbers = task.atomic_numbers.tolist()
     if task.spec.basis is None:
         return sum(1 if number == 1 else 4 for number in numbers)
@@ -99,25 +121,41 @@ def check_task(task: QMTask) -> None:
     if closest := _clash(task):
         raise QMError(f"{task.ligand_key}: {closest}", kind="geometry")
     if not is_installed(task.spec.program):
-        advice = _INSTALL[task.spec.program]
+        entry = program_entry(task.spec.program)
+        advice = entry.install if entry else "see the list of programs"
         raise QMError(f"{task.spec.program} is not installed: {advice}", kind="engine")
     if task.spec.basis is not None:
         n_functions(task)
 
 
 def _spec_complaint(spec: QMSpec) -> str | None:
-    if spec.program not in METHODS:
-        return f"unknown program {spec.program!r}; known are {', '.join(METHODS)}"
-    if spec.method not in METHODS[spec.program]:
-        return f"{spec.program} is not set up for {spec.method!r}; it has {', '.join(METHODS[spec.program])}"
-    if (spec.basis is None) != (spec.method in TIGHT_BINDING_METHODS):
-        return f"{spec.method} needs {'no basis' if spec.basis else 'a basis, e.g. dzvp'}"
-    if spec.dispersion not in DISPERSIONS or (spec.dispersion and spec.method in TIGHT_BINDING_METHODS):
-        return f"dispersion {spec.dispersion!r} cannot be added to {spec.method}"
+    entry = program_entry(spec.program)
+    if entry is None:
+        return f"unknown program {spec.program!r}; known are {', '.join(PROGRAMS)} and those of QCEngine"
     if spec.driver not in DRIVERS:
         return f"unknown driver {spec.driver!r}; known are {', '.join(DRIVERS)}"
+    if spec.driver not in entry.drivers:
+        return f"{spec.program} has no {spec.driver}; it has {', '.join(entry.drivers)}"
     unknown = [name for name, _ in spec.keywords if name not in KEYWORDS]
-    return f"unknown keyword {unknown[0]!r}; known are {', '.join(KEYWORDS)}" if unknown else None
+    if unknown:
+        return f"unknown keyword {unknown[0]!r}; known are {', '.join(KEYWORDS)}"
+    return _method_complaint(spec) if methods_of(spec.program) else None
+
+
+def _method_complaint(spec: QMSpec) -> str | None:
+    if spec.method not in methods_of(spec.program):
+        known = ", ".join(methods_of(spec.program))
+        return f"{spec.program} is not set up for {spec.method!r}; it has {known}"
+    method = METHODS[spec.method]
+    if method.basis is not None and spec.basis != method.basis:
+        return f"{spec.method} is defined with the basis {method.basis} only"
+    if (spec.basis is None) != (method.family != "orbital"):
+        return f"{spec.method} needs {'no basis' if spec.basis else 'a basis, e.g. dzvp'}"
+    if spec.dispersion not in method.dispersions:
+        if None not in method.dispersions and spec.dispersion is None:
+            return f"{spec.method} is set up with the dispersion {method.dispersions[0]} only"
+        return f"dispersion {spec.dispersion!r} cannot be added to {spec.method}"
+    return None
 
 
 def _molecule_complaint(task: QMTask) -> str | None:
@@ -133,8 +171,22 @@ def _molecule_complaint(task: QMTask) -> str | None:
         )
     if not np.isfinite(task.coords).all():
         return "the coordinates are not finite"
-    if task.spec.basis is None and task.atomic_numbers.max() > GFN2_MAX_ATOMIC_NUMBER:
-        return f"{task.spec.method} has no parameters for element {task.atomic_numbers.max()}"
+    method = METHODS.get(task.spec.method)
+    if method is not None and method.elements is not None:
+        lacking = set(task.atomic_numbers.tolist()) - method.elements
+        if lacking:
+            return f"{task.spec.method} has no parameters for element {min(lacking)}"
+    return _constraints_complaint(task)
+
+
+def _constraints_complaint(task: QMTask) -> str | None:
+    if task.constraints and task.spec.driver != "optimise":
+        return f"constraints belong to an optimisation, not to the driver {task.spec.driver!r}"
+    n_atoms = len(task.atomic_numbers)
+    for constraint in task.constraints:
+        atoms = constraint.atoms
+        if len(set(atoms)) != 4 or not all(0 <= atom < n_atoms for atom in atoms):
+            return f"{atoms} are not four different atoms of a molecule of {n_atoms}"
     return None
 
 

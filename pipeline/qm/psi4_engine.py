@@ -1,18 +1,19 @@
 """psi4 (1.3.2, and 1.4 and later) behind the door, through QCEngine. Imported in child processes only."""
 
-import os
+import dataclasses
 import re
 
 import numpy as np
 import qcengine
-from qcelemental import periodictable
-from qcelemental.models import AtomicInput, AtomicResult, FailedOperation, Molecule
+from qcelemental.models import AtomicInput, AtomicResult
 
 from pipeline.errors import QMError
-from pipeline.qm.dispersion import compute_d3bj
+from pipeline.qm.dispersion import corrections
 from pipeline.qm.faults import error_from_text
-from pipeline.qm.levels import MAX_FITTED_ATOMIC_NUMBER
-from pipeline.qm.result import EngineResult, to_bohr
+from pipeline.qm.levels import MAX_FITTED_ATOMIC_NUMBER, is_cartesian
+from pipeline.qm.psi4_properties import compute_properties
+from pipeline.qm.qcengine_engine import MEMORY_SHARE, complaint_of, resources, to_molecule
+from pipeline.qm.result import EngineResult
 from pipeline.schema import QMTask
 from pipeline.units import ANGSTROM_PER_BOHR
 
@@ -30,20 +31,23 @@ _LADDER: tuple[tuple[str, dict[str, object]], ...] = (
     ("damping", {"damping_percentage": 40.0, "maxiter": 150}),
     ("second-order", {"soscf": True, "soscf_start_convergence": 0.1, "maxiter": 150}),
 )
-_MEMORY_SHARE = 0.6
 
 
 def compute(task: QMTask, n_cores: int, memory_mb: int) -> EngineResult:
-    """Compute energy and gradient of one geometry; QMError kind scf when no rung of the ladder converges."""
+    """Compute what the driver asks of one geometry; QMError kind scf when no rung of the ladder converges."""
     version = _usable_version(task)
     integrals = _integrals(task, version)
     for rung, keywords in _LADDER:
-        answer = _run(task, integrals | keywords, n_cores, memory_mb)
-        if isinstance(answer, AtomicResult):
-            return _to_result(task, answer, {"program": "psi4", "version": version, "scf_rung": rung})
-        fault = error_from_text(_complaint(answer), who=f"{task.ligand_key}: psi4")
-        if fault.kind != "scf":
-            raise fault
+        shells = {"puream": not is_cartesian(task.spec.basis)}
+        options = _KEYWORDS | shells | integrals | keywords | dict(task.spec.keywords)
+        try:
+            result = _compute(task, options, n_cores, memory_mb)
+        except QMError as fault:
+            if fault.kind != "scf":
+                raise
+        else:
+            provenance = {"program": "psi4", "version": version, "scf_rung": rung}
+            return dataclasses.replace(result, provenance=provenance)
     raise QMError(
         f"{task.ligand_key}: psi4: SCF not converged, also with damping and second order; "
         "check charge and geometry",
@@ -72,48 +76,32 @@ def _integrals(task: QMTask, version: str) -> dict[str, object]:
     return {"scf_type": "df", "df_basis_scf": name}
 
 
-def _run(
-    task: QMTask, keywords: dict[str, object], n_cores: int, memory_mb: int
-) -> AtomicResult | FailedOperation:
-    own = dict(task.spec.keywords)
+def _compute(task: QMTask, options: dict[str, object], n_cores: int, memory_mb: int) -> EngineResult:
+    """Run one SCF with these options; QMError with a kind from psi4's words when it fails."""
+    if task.spec.driver in ("properties", "esp"):
+        return compute_properties(task, options, n_cores, int(memory_mb * MEMORY_SHARE))
     request = AtomicInput(
-        molecule=Molecule(
-            symbols=[periodictable.to_E(int(number)) for number in task.atomic_numbers],
-            geometry=to_bohr(task),
-            molecular_charge=task.total_charge,
-            molecular_multiplicity=1,
-            fix_com=True,  # without these two the gradient comes back turned
-            fix_orientation=True,
-            fix_symmetry="c1",
-        ),
+        molecule=to_molecule(task),
         driver=task.spec.driver,
         model={"method": task.spec.method, "basis": task.spec.basis},
-        keywords=_KEYWORDS | keywords | own,
+        keywords=options,
     )
-    config = {
-        "ncores": n_cores,
-        "memory": memory_mb * _MEMORY_SHARE / 1024,
-        "scratch_directory": os.getcwd(),  # noqa: PTH109 - the job's own folder
-        "retries": 0,
-    }
-    return qcengine.compute(request, "psi4", task_config=config)
+    answer = qcengine.compute(request, "psi4", task_config=resources(n_cores, memory_mb))
+    if isinstance(answer, AtomicResult):
+        return _to_result(task, answer)
+    raise error_from_text(complaint_of(answer), who=f"{task.ligand_key}: psi4")
 
 
-def _complaint(failure: FailedOperation) -> str:
-    return f"{failure.error.error_type}: {failure.error.error_message}"
-
-
-def _to_result(task: QMTask, answer: AtomicResult, provenance: dict[str, str]) -> EngineResult:
+def _to_result(task: QMTask, answer: AtomicResult) -> EngineResult:
     energy, gradient = float(answer.properties.return_energy), None
     if task.spec.driver == "gradient":
         gradient = np.asarray(answer.return_result, dtype=float).reshape(-1, 3)
-    if task.spec.dispersion:
-        extra = compute_d3bj(task.spec.method, task.atomic_numbers, to_bohr(task))
+    for extra in corrections(task):
         energy += extra.energy
         gradient = None if gradient is None else gradient + extra.gradient
     return EngineResult(
         energy=energy,
         gradient=gradient,
         coords=np.asarray(answer.molecule.geometry) * ANGSTROM_PER_BOHR,
-        provenance=provenance,
+        provenance={},
     )

@@ -26,9 +26,16 @@ PSI4 = pytest.param(
     "psi4",
     marks=[pytest.mark.psi4, pytest.mark.skipif(which("psi4") is None, reason="psi4 is not installed")],
 )
+MOPAC = pytest.param(
+    "mopac", marks=pytest.mark.skipif(which("mopac") is None, reason="mopac is not installed")
+)
 PYSCF = pytest.param("pyscf", marks=pytest.mark.pyscf)
 ALL_ENGINES = ["tblite", PYSCF, PSI4]
 
+SPECS = {
+    "tblite": spec_by_name("fast"),
+    "mopac": QMSpec(program="mopac", method="am1", basis=None, dispersion=None),
+}
 # Distorted geometries, angstrom: no force vanishes.
 MOLECULES = {
     "water": (0, [8, 1, 1], [[0.0, 0.0, 0.12], [0.0, 0.79, -0.47], [0.1, -0.757, -0.5]]),
@@ -59,7 +66,7 @@ def make_task(name: str, program: str) -> QMTask:
         atomic_numbers=np.array(numbers),
         coords=np.array(coords),
         total_charge=charge,
-        spec=spec_by_name("fast" if program == "tblite" else "openff-default", program),
+        spec=SPECS.get(program) or spec_by_name("openff-default", program),
     )
 
 
@@ -89,7 +96,7 @@ def test_psi4_and_pyscf_agree(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("program", ALL_ENGINES)
+@pytest.mark.parametrize("program", [*ALL_ENGINES, MOPAC])
 def test_turned_input(program: str) -> None:
     """Turn and move the input: the energy stays within 1e-8 hartree and the gradient turns with it."""
     task, straight = make_task("water", program), record_of("water", program)
@@ -104,7 +111,7 @@ def test_turned_input(program: str) -> None:
     )
 
 
-@pytest.mark.parametrize("program", ["tblite", PYSCF])
+@pytest.mark.parametrize("program", [*ALL_ENGINES, MOPAC])
 def test_gradient_is_the_derivative(program: str) -> None:
     """Central differences of the energy along one direction: within the grid's noise, 2e-4 hartree/bohr."""
     task = make_task("water", program)
@@ -166,7 +173,7 @@ def test_ladder_finds_the_same_state() -> None:
     assert hard.energy == pytest.approx(easy.energy, abs=1e-7 * KCAL_PER_HARTREE)
 
 
-@pytest.mark.parametrize("program", ALL_ENGINES)
+@pytest.mark.parametrize("program", [*ALL_ENGINES, MOPAC])
 def test_unconverged_is_never_a_success(program: str) -> None:
     """One cycle converges nothing on any rung: kind scf, and no record."""
     task = make_task("water", program)
@@ -204,5 +211,6 @@ def test_engines_are_listed() -> None:
     """What pip installs is always there, with a version and its levels."""
     engines = {engine.name: engine for engine in available_engines()}
     assert {"pyscf", "tblite"} <= set(engines)
-    assert engines["pyscf"].levels[0] == "b3lyp-d3bj/dzvp"
+    assert engines["pyscf"].levels[0] == "openff-default (b3lyp-d3bj/dzvp)"
+    assert "gfn1-xtb" in engines["tblite"].levels
     assert all(engine.version[0].isdigit() for engine in engines.values())

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import QMError
 from pipeline.qm.levels import check_task, functions_of_element, n_functions, spec_by_name
-from pipeline.schema import QMSpec, QMTask
+from pipeline.schema import DihedralConstraint, QMSpec, QMTask
 
 WATER = QMTask(
     ligand_key="water",
@@ -18,13 +18,25 @@ WATER = QMTask(
 )
 
 
+FAST = spec_by_name("fast")
+
+
 def test_specs_by_name() -> None:
     """`auto` is pyscf for DFT and tblite for GFN2-xTB; a program without the level is refused."""
+    assert spec_by_name("quality").level == "wb97x-d3bj/def2-tzvpd"
+    assert spec_by_name("composite").level == "b97-3c/def2-mtzvp"
+    assert spec_by_name("charges", "psi4").level == "hf/6-31g*"
+    assert spec_by_name("charges").driver == "esp"
     assert spec_by_name("openff-default").level == "b3lyp-d3bj/dzvp"
     assert spec_by_name("openff-default").program == "pyscf"
     assert spec_by_name("openff-default", "psi4").program == "psi4"
     assert spec_by_name("fast").program == "tblite"
-    for name, program in (("best", "auto"), ("fast", "psi4"), ("openff-default", "tblite")):
+    for name, program in (
+        ("best", "auto"),
+        ("fast", "psi4"),
+        ("quality", "psi4"),
+        ("openff-default", "tblite"),
+    ):
         with pytest.raises(QMError):
             spec_by_name(name, program)
 
@@ -47,7 +59,25 @@ def test_functions_are_counted() -> None:
         ({"spec": QMSpec(basis="dzvq")}, "input", "dzvq is not a known basis"),
         ({"spec": QMSpec(basis=None)}, "input", "b3lyp needs a basis"),
         ({"spec": QMSpec(dispersion="d9")}, "input", "dispersion 'd9' cannot be added"),
-        ({"spec": QMSpec(driver="hessian")}, "input", "unknown driver 'hessian'"),
+        ({"spec": QMSpec(driver="scan")}, "input", "unknown driver 'scan'"),
+        ({"spec": QMSpec(method="wb97x", dispersion=None)}, "input", "with the dispersion d3bj only"),
+        ({"spec": QMSpec(method="b97-3c", dispersion=None)}, "input", "with the basis def2-mtzvp only"),
+        ({"spec": QMSpec(program="psi4", method="wb97x")}, "input", "psi4 is not set up for 'wb97x'; it has"),
+        ({"spec": dataclasses.replace(FAST, driver="esp")}, "input", "tblite has no esp; it has energy"),
+        ({"constraints": (DihedralConstraint(atoms=(0, 1, 2, 3)),)}, "input", "belong to an optimisation"),
+        (
+            {
+                "constraints": (DihedralConstraint(atoms=(0, 1, 2, 3)),),
+                "spec": dataclasses.replace(FAST, driver="optimise"),
+            },
+            "input",
+            "not four different atoms of a molecule of 3",
+        ),
+        (
+            {"spec": dataclasses.replace(FAST, program="mopac", method="am1"), "atomic_numbers": [26, 1, 1]},
+            "input",
+            "am1 has no parameters for element 26",
+        ),
         ({"spec": QMSpec(keywords=(("grid", 9),))}, "input", "unknown keyword 'grid'"),
         ({"atomic_numbers": np.array([86, 1, 1])}, "input", "dzvp has no functions for element 86"),
         ({"coords": np.full((3, 3), np.nan)}, "input", "not finite"),
