@@ -5,13 +5,15 @@ that was changed is run as its ledger says, so nothing about the inbox itself is
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow, get_run_logger
+from prefect.deployments.runner import RunnerDeployment
 from prefect.settings import PREFECT_API_URL
 
 from flows.campaign_flow import campaign_flow
 from flows.request import Request
+from flows.serving import serve
 from pipeline.errors import SettingsError, UsageError
 from pipeline.names import record_id
 
@@ -56,10 +58,10 @@ def serve_inbox(inbox: Path, template: Request, cron: str) -> None:
         raise SettingsError(
             "no Prefect server is set: start one with `prefect server start` and set PREFECT_API_URL"
         )
-    inbox_flow.serve(
+    deployment = inbox_flow.to_deployment(
         name=DEPLOYMENT,
         cron=cron,
-        limit=1,
         description="Runs every library file that lies in the inbox.",
         parameters={"inbox": str(inbox), "template": template.model_dump(mode="json")},
     )
+    serve([cast(RunnerDeployment, deployment)], limit=1)

@@ -1,4 +1,11 @@
-"""What the tests of the commands share: a small network with random weights, saved as shipped ones are."""
+"""What the tests of the commands share: a small network with random weights, and processes that end."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -7,6 +14,83 @@ from models.charges import ChargeNetwork
 from models.config import NetworkConfig
 from models.network import ValenceEnsemble, ValenceNetwork
 from models.weights import Model, save_model
+
+PATIENCE = 300
+"""seconds for anything that a test waits for, on a busy machine"""
+
+
+class Running:
+    """A process in a session of its own whose output goes to files, so that nobody waits for a pipe."""
+
+    def __init__(self, command, folder, environment):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.stdout, self.stderr = folder / "stdout", folder / "stderr"
+        with self.stdout.open("w") as out, self.stderr.open("w") as error:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=error,
+                env=os.environ | {"OMP_NUM_THREADS": "1"} if environment is None else environment,
+                start_new_session=True,
+            )
+
+    def wait_until(self, question, *, every=0.5):
+        """Ask until the answer is true; the answer. Fails where the process ends or patience does."""
+        give_up = time.monotonic() + PATIENCE
+        while time.monotonic() < give_up:
+            ended = self.process.poll() is not None
+            if answer := question():
+                return answer
+            assert not ended, f"ended with {self.process.returncode}: {self.stderr.read_text()}"
+            time.sleep(every)
+        raise AssertionError(f"no answer within {PATIENCE} s: {self.stderr.read_text()}")
+
+    def wait_until_it_says(self, line):
+        """Wait for a line of its progress."""
+        self.wait_until(lambda: line in self.stderr.read_text(), every=0.01)
+
+    def end(self, patience=30):
+        """Ask it to end; kill its session where it does not."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.terminate()
+            self.process.wait(patience)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(patience)
+
+
+@contextlib.contextmanager
+def _running(command, folder, environment=None):
+    running = Running(command, folder, environment)
+    try:
+        yield running
+    finally:
+        running.end()
+
+
+@pytest.fixture(scope="session")
+def start():
+    """A process for a `with` block, gone at its end: command, folder of its output, environment."""
+    return _running
+
+
+@pytest.fixture(scope="session")
+def run_to_end(start):
+    """Run a process; its exit code, stdout and stderr."""
+
+    def run(command, folder, environment=None):
+        with start(command, folder, environment) as running:
+            code = running.process.wait(PATIENCE)
+        return code, running.stdout.read_text(), running.stderr.read_text()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def command_line():
+    """The command `parmflow` with these arguments, by the code that is tested."""
+    return lambda *arguments: [sys.executable, "-m", "flows.cli", *map(str, arguments)]
 
 
 @pytest.fixture(scope="session")

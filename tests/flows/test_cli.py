@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -29,27 +27,6 @@ def rows_of(folder):
 def parameters_in(folder):
     """Delivered parameters by ligand folder, as bytes."""
     return {path.parent.name: path.read_bytes() for path in folder.glob("ligands/*/*/parameters.json")}
-
-
-def start(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", *map(str, arguments)],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
-
-
-def wait_for(process, line):
-    """Read the child's progress until it says this."""
-    said = []
-    for text in process.stderr:
-        said.append(text)
-        if line in text:
-            return
-    raise AssertionError(f"never said {line!r}: {said}")
 
 
 def test_assign_delivers_the_good_and_tables_all(tmp_path, library, model_folder):
@@ -157,15 +134,17 @@ def test_qm_spends_nothing_on_what_refine_would_refuse(tmp_path, library, model_
 
 
 @pytest.mark.parametrize("moment", ["qm: 3 of 10", "deliver: 1 of 3"])
-def test_killed_and_started_again_ends_as_if_never_killed(tmp_path, library, model_folder, fast, moment):
+def test_killed_and_started_again_ends_as_if_never_killed(
+    tmp_path, library, model_folder, fast, moment, command_line, start
+):
     """kill -9 during QM or delivery: the same command ends byte-equal to a run that nobody killed."""
     store, whole_store = tmp_path / "store", tmp_path / "whole-store"
     common = ("--model", model_folder, "--config", fast)
     out = tmp_path / "out"
     command = ("refine", library, "--out", out, "--store", store, *common)
-    with start(*command) as process:
-        wait_for(process, moment)
-        os.killpg(process.pid, signal.SIGKILL)
+    with start(command_line(*command), tmp_path / "log") as running:
+        running.wait_until_it_says(moment)
+        os.killpg(running.process.pid, signal.SIGKILL)
     assert not (out / "outcomes.csv").exists()
     unfinished = parmflow("show", out)
     assert unfinished.exit_code == 0
@@ -183,17 +162,19 @@ def test_killed_and_started_again_ends_as_if_never_killed(tmp_path, library, mod
     assert counts == []
 
 
-def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path, library, model_folder, fast):
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(
+    tmp_path, library, model_folder, fast, command_line, start
+):
     """SIGINT in the middle of the QM: exit 130 and a sentence; then the run ends with one row per record."""
     places = ("--out", tmp_path / "out", "--store", tmp_path)
     command = ("refine", library, *places, "--model", model_folder, "--config", fast)
-    with start(*command) as process:
-        wait_for(process, "qm: 1 of 10")
-        process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-    assert process.returncode == 130
-    assert "the same command goes on" in rest
-    assert "Traceback" not in rest
+    with start(command_line(*command), tmp_path / "log") as running:
+        running.wait_until_it_says("qm: 1 of 10")
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(300) == 130
+    said = running.stderr.read_text()
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
     assert parmflow(*command).exit_code == 3
     assert len(rows_of(tmp_path / "out")) == 4
 

@@ -1,33 +1,18 @@
 """With a real Prefect server on loopback: runs are recorded there, and a schedule really fires."""
 
+import fcntl
 import os
 import socket
-import subprocess
 import sys
-import time
 
 import httpx
 import pytest
 
 pytestmark = pytest.mark.server
 
-PATIENCE = 120
-"""seconds for a server to come up, or a schedule to fire, on a busy machine"""
-
-
-def wait_until(question, *, of):
-    """Ask every half second until the answer is true; the answer."""
-    for _ in range(2 * PATIENCE):
-        answer = question()
-        if answer:
-            return answer
-        assert of.poll() is None, f"ended with {of.returncode}"
-        time.sleep(0.5)
-    raise AssertionError(f"no answer within {PATIENCE} s")
-
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
+def environment(tmp_path_factory, start):
     """A server of its own home and port; the environment in which it is the server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -40,14 +25,10 @@ def environment(tmp_path_factory):
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    log = (home / "server.log").open("w")
-    with log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as server:
+    with start(command, home / "log", environment) as server:
         url = f"http://127.0.0.1:{port}/api"
-        try:
-            wait_until(lambda: is_up(url), of=server)
-            yield environment | {"PREFECT_API_URL": url}
-        finally:
-            server.terminate()
+        server.wait_until(lambda: is_up(url))
+        yield environment | {"PREFECT_API_URL": url}
 
 
 def is_up(url):
@@ -61,50 +42,48 @@ def ask(environment, path, **body):
     return httpx.post(f"{environment['PREFECT_API_URL']}/{path}", json=body, timeout=30).json()
 
 
-def parmflow(*arguments):
-    return [sys.executable, "-m", "flows.cli", *map(str, arguments)]
-
-
-def test_a_run_is_recorded_as_completed_with_its_outcome_table(tmp_path, environment, library, model_folder):
+def test_a_run_is_recorded_as_completed_with_its_outcome_table(
+    tmp_path, environment, library, model_folder, command_line, run_to_end
+):
     """`assign --prefect`: exit 3 for the broken record, one completed flow run, its table on the server."""
-    command = parmflow("assign", library, "--out", tmp_path / "out", "--model", model_folder, "--prefect")
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 3, done.stderr
-    assert "3 of 4" in done.stdout
+    command = command_line("assign", library, "--out", tmp_path / "out", "--model", model_folder, "--prefect")
+    code, said, log = run_to_end(command, tmp_path / "log", environment)
+    assert code == 3, log
+    assert "3 of 4" in said
     (run,) = [run for run in ask(environment, "flow_runs/filter") if run["state_type"] == "COMPLETED"]
     tables = [a for a in ask(environment, "artifacts/filter") if a["key"] == "outcomes"]
     assert [table["flow_run_id"] for table in tables] == [run["id"]]
 
 
-def test_doctor_finds_the_server(environment):
+def test_doctor_finds_the_server(tmp_path, environment, command_line, run_to_end):
     """`doctor` says that the server answers."""
-    done = subprocess.run(parmflow("doctor"), env=environment, capture_output=True, text=True, check=False)
-    assert f"scheduler: {environment['PREFECT_API_URL']} answers 200" in done.stdout
+    _, said, _ = run_to_end(command_line("doctor"), tmp_path, environment)
+    assert f"scheduler: {environment['PREFECT_API_URL']} answers 200" in said
 
 
-def test_a_served_inbox_is_run_by_its_schedule(tmp_path, environment, library, model_folder):
-    """A deployment with a cron schedule of every minute: a scheduled run appears and delivers."""
-    inbox = tmp_path / "inbox"
+def test_a_served_inbox_is_run_by_its_schedule_and_stops_in_mid_run(
+    tmp_path, environment, library, model_folder, command_line, start
+):
+    """A cron schedule of every minute: a scheduled run appears and delivers; SIGTERM in mid-run ends all."""
+    inbox, out = tmp_path / "inbox", tmp_path / "served"
     inbox.mkdir()
     library.rename(inbox / "library.smi")
     config = tmp_path / "settings.toml"
-    config.write_text(f"model = {str(model_folder)!r}\n")
-    out = tmp_path / "served"
-    command = parmflow("serve", inbox, "--out", out, "--cron", "* * * * *", "--config", config)
-    log = (tmp_path / "serve.log").open("w")
-    with log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as serving:
-        try:
-            scheduled = wait_until(
-                lambda: [
-                    run
-                    for run in ask(environment, "flow_runs/filter")
-                    if run["deployment_id"] and run["auto_scheduled"]
-                ],
-                of=serving,
-            )
-            wait_until(lambda: list(out.glob("*/outcomes.csv")), of=serving)
-        finally:
-            serving.terminate()
-    assert scheduled
-    (table,) = out.glob("*/outcomes.csv")
-    assert len(table.read_text().splitlines()) == 5
+    config.write_text(f"model = {str(model_folder)!r}\n[export]\nformats = ['openmm']\n")
+    command = command_line("serve", inbox, "--out", out, "--cron", "* * * * *", "--config", config)
+    with start(command, tmp_path / "log", environment) as serving:
+        serving.wait_until(
+            lambda: [run for run in ask(environment, "flow_runs/filter") if run["auto_scheduled"]]
+        )
+        (table,) = serving.wait_until(lambda: list(out.glob("*/outcomes.csv")))
+        assert len(table.read_text().splitlines()) == 5
+        (inbox / "long.smi").write_text("".join(f"CCO ethanol-{n}\n" for n in range(5000)))
+        (deployment,) = ask(environment, "deployments/filter")
+        ask(environment, f"deployments/{deployment['id']}/create_flow_run")
+        serving.wait_until(lambda: list(out.glob("long-*/ligands/*")))
+        serving.process.terminate()
+        assert serving.process.wait(60) == 0
+    (folder,) = out.glob("long-*")
+    assert not (folder / "outcomes.csv").exists()
+    with (folder / ".parmflow" / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where somebody is still at work
