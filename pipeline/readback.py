@@ -1,7 +1,7 @@
 """Read each delivered file with a program that did not write it, and compare with the reference."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from pipeline.errors import ParametersError, VerificationError
 from pipeline.export.openmm_system import build_system
 from pipeline.export.parameters_json import read_parameters_json
 from pipeline.ligand import to_rdkit
-from pipeline.schema import EnergyReport, MMParameters, Parametrized
+from pipeline.schema import CLASS1_FIELDS, EnergyReport, MMParameters, Parametrized
 from pipeline.smirnoff import label, read_smirnoff
 from pipeline.smirnoff.matching import find_matches, molecule_for_matching
 from pipeline.units import ANGSTROM_PER_NM
@@ -185,9 +185,9 @@ def check_parameters_json(path: Path, reference: Reference) -> list[Check]:
     """Read the numbers back: the same to the last bit."""
     written = reference.parametrized.parameters
     parameters = read_parameters_json(path.read_text(encoding="utf-8"))
-    for field in fields(MMParameters):
-        if not np.array_equal(getattr(parameters, field.name), getattr(written, field.name)):
-            raise VerificationError(f"{path.name}: {field.name} differs from the parameters")
+    for name in CLASS1_FIELDS:
+        if not np.array_equal(getattr(parameters, name), getattr(written, name)):
+            raise VerificationError(f"{path.name}: {name} differs from the parameters")
     return [
         ContentCheck(file=path.name, reader="Python json", compared="every parameter", largest_difference=0.0)
     ]
@@ -195,14 +195,14 @@ def check_parameters_json(path: Path, reference: Reference) -> list[Check]:
 
 def compare_parameters(file: str, have: MMParameters, want: MMParameters) -> None:
     """Raise VerificationError for the first parameter that is not the one written."""
-    for field in fields(MMParameters):
-        got, expected = getattr(have, field.name), getattr(want, field.name)
+    for name in CLASS1_FIELDS:
+        got, expected = getattr(have, name), getattr(want, name)
         allowed = PARAMETER_TOLERANCE * np.maximum(1.0, np.abs(expected))
         wrong = np.argwhere(~(np.abs(got - expected) <= allowed))
         if len(wrong):
             row = int(wrong[0, 0])
             raise VerificationError(
-                f"{file}: {field.name} of row {row} is {got[row]}, written {expected[row]}: a pattern gives "
+                f"{file}: {name} of row {row} is {got[row]}, written {expected[row]}: a pattern gives "
                 "this term the parameters of another"
             )
 

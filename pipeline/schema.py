@@ -320,6 +320,10 @@ class MMParameters:
         _freeze(self, "improper_k", np.float64, (None, N_IMPROPER_PERIODICITIES))
 
 
+CLASS1_FIELDS = tuple(field.name for field in dataclasses.fields(MMParameters) if field.name != "cross")
+"""names of the arrays that every force field has"""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Parametrized:
     """A ligand with its force field: what every exporter takes."""

@@ -96,7 +96,7 @@ def restore_order(
 def _restored_cross(
     cross: CrossTerms, sources: tuple[IntArray, IntArray, IntArray], reversals: tuple[NDArray[np.bool_], ...]
 ) -> CrossTerms:
-    """Bring cross terms into the order of the sorted rows; the ends of a row that was turned change places."""
+    """Bring cross terms into the order of the sorted rows; the ends of a turned row change places."""
     bond_rows, angle_rows, proper_rows = sources
     angle_turned, proper_turned = reversals
     bond_angle = np.where(angle_turned[:, None], cross.bond_angle[:, ::-1], cross.bond_angle)

@@ -1,6 +1,6 @@
 """Weigh a written file: the energy of what another program reads, term by term, against the direct system."""
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import openmm
@@ -199,7 +199,10 @@ def _compare_energies(
     have: tuple[EnergyReport, ...], want: tuple[EnergyReport, ...], where: str
 ) -> EnergyReport:
     """Find the largest difference per term, or raise with the term furthest beyond what is allowed."""
-    got, expected = (np.array([astuple(report) for report in reports]) for reports in (have, want))
+    got, expected = (
+        np.array([[getattr(report, term) for term in TERMS] for report in reports])
+        for reports in (have, want)
+    )
     differences = _infinite(np.abs(got - expected))
     allowed = np.maximum(ENERGY_TOLERANCE, RELATIVE_TOLERANCE * np.abs(expected))
     if (differences > allowed).any():

@@ -1,12 +1,11 @@
 """Atom types of one ligand, as few as Lennard-Jones needs, and a prefix that no other ligand has."""
 
-import dataclasses
 import hashlib
 from dataclasses import dataclass
 
 from rdkit import Chem
 
-from pipeline.schema import MMParameters, Parametrized, Topology
+from pipeline.schema import CLASS1_FIELDS, MMParameters, Parametrized, Topology
 
 _HASH_LENGTH = 8
 
@@ -49,6 +48,6 @@ def hash_prefix(parametrized: Parametrized) -> str:
     of one ligand, so that any of them fit into one system.
     """
     digest = hashlib.sha256(parametrized.id.encode())
-    for field in dataclasses.fields(MMParameters):
-        digest.update(getattr(parametrized.parameters, field.name).tobytes())
+    for name in CLASS1_FIELDS:
+        digest.update(getattr(parametrized.parameters, name).tobytes())
     return f"L{digest.hexdigest()[:_HASH_LENGTH]}"

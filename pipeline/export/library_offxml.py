@@ -8,7 +8,6 @@ as stereoisomers' are; else formal charges as drawn are added, which tell a quin
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 
 import numpy as np
 from rdkit import Chem
@@ -20,7 +19,7 @@ from pipeline.export.offxml import build_constraints, build_sections, to_text
 from pipeline.export.patterns import SAME_ABSOLUTE, SAME_RELATIVE
 from pipeline.export.smarts import Environment
 from pipeline.ligand import to_rdkit
-from pipeline.schema import MMParameters, Parametrized
+from pipeline.schema import CLASS1_FIELDS, MMParameters, Parametrized
 from pipeline.topology import restore_order
 
 
@@ -120,7 +119,7 @@ def _first_other(members: Sequence[Parametrized]) -> Parametrized | None:
 
 
 def _same(one: MMParameters, other: MMParameters) -> bool:
-    pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(MMParameters)]
+    pairs = [(getattr(one, name), getattr(other, name)) for name in CLASS1_FIELDS]
     return all(
         have.shape == want.shape and np.allclose(have, want, SAME_RELATIVE, SAME_ABSOLUTE)
         for want, have in pairs
