@@ -5,9 +5,8 @@ models.internals. The derivatives are the chain rule over the primitive coordina
 so that training on forces needs one backward pass, as for class I.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,70 +17,8 @@ from models.internals import (
     measure_lengths,
     sines_of_multiples,
 )
-from models.terms import MMIndices
-from pipeline.schema import N_CROSS_PERIODICITIES, CrossTerms, Topology
-from pipeline.topology import coupled_rows
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CoupledIndices:
-    """`pipeline.topology.CoupledRows` as tensors, numbers of rows in the batch."""
-
-    angle_bonds: Tensor
-    """(n_angles, 2)"""
-    proper_bond: Tensor
-    """(n_propers,)"""
-    proper_angles: Tensor
-    """(n_propers, 2)"""
-
-
-def coupled_indices(topology: Topology) -> CoupledIndices:
-    """Say which rows of one molecule are coupled."""
-    rows = coupled_rows(topology)
-    return CoupledIndices(**{f.name: torch.tensor(np.array(getattr(rows, f.name))) for f in fields(rows)})
-
-
-def collate_coupled(batch: list[CoupledIndices], n_bonds: list[int], n_angles: list[int]) -> CoupledIndices:
-    """Concatenate molecules, shifting the numbers of rows by the bonds and angles before them."""
-    bonds_before = np.cumsum([0, *n_bonds])[:-1].tolist()
-    angles_before = np.cumsum([0, *n_angles])[:-1].tolist()
-
-    def joined(name: str, before: list[int]) -> Tensor:
-        return torch.cat([getattr(part, name) + n for part, n in zip(batch, before, strict=True)])
-
-    return CoupledIndices(
-        angle_bonds=joined("angle_bonds", bonds_before),
-        proper_bond=joined("proper_bond", bonds_before),
-        proper_angles=joined("proper_angles", angles_before),
-    )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TorchCross:
-    """`pipeline.schema.CrossTerms` as tensors: same names, shapes and units."""
-
-    bond_k3: Tensor
-    bond_k4: Tensor
-    angle_k3: Tensor
-    angle_k4: Tensor
-    bond_bond: Tensor
-    bond_angle: Tensor
-    bond_torsion: Tensor
-    angle_torsion: Tensor
-    angle_angle_torsion: Tensor
-
-    @classmethod
-    def from_cross(cls, cross: CrossTerms, dtype: torch.dtype = torch.float64) -> "TorchCross":
-        """Copy one ligand's terms into tensors."""
-        return cls(
-            **{f.name: torch.tensor(np.array(getattr(cross, f.name)), dtype=dtype) for f in fields(cls)}
-        )
-
-    def to_cross(self) -> CrossTerms:
-        """Copy back to numpy, float64."""
-        return CrossTerms(
-            **{f.name: getattr(self, f.name).detach().cpu().double().numpy() for f in fields(self)}
-        )
+from models.terms import MMIndices, TorchCross
+from pipeline.schema import N_CROSS_PERIODICITIES
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,11 +34,7 @@ class _Strains:
 
 
 def cross_energy_and_gradient(
-    indices: MMIndices,
-    coupled: CoupledIndices,
-    rest: tuple[Tensor, Tensor],
-    cross: TorchCross,
-    coords: Tensor,
+    indices: MMIndices, rest: tuple[Tensor, Tensor], cross: TorchCross, coords: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Energies (n_molecules, n_confs) of all class II terms and their dE/dx (n_atoms, n_confs, 3).
 
@@ -120,7 +53,7 @@ def cross_energy_and_gradient(
     energy = coords.new_zeros(indices.n_molecules, coords.shape[1])
     slopes = [torch.zeros_like(strains.bond), torch.zeros_like(strains.angle), torch.zeros_like(propers.cos)]
     for term in (_anharmonic, _angle_couplings, _torsion_couplings):
-        energies, by_coordinate = term(strains, coupled, cross)
+        energies, by_coordinate = term(strains, indices, cross)
         for value, owner in zip(energies, _owners(indices), strict=True):
             if value is not None:
                 energy = energy.index_add(0, owner, value)
@@ -148,7 +81,7 @@ Contribution = tuple[tuple[Tensor | None, Tensor | None, Tensor | None], tuple[T
 """Energies by bond, angle and proper row, and slopes dE/dr, dE/dtheta, dE/dphi; all (n, n_confs)."""
 
 
-def _anharmonic(strains: _Strains, coupled: CoupledIndices, cross: TorchCross) -> Contribution:  # noqa: ARG001
+def _anharmonic(strains: _Strains, indices: MMIndices, cross: TorchCross) -> Contribution:  # noqa: ARG001
     """k3 d^3 + k4 d^4 of every bond and angle."""
 
     def quartic(d: Tensor, k3: Tensor, k4: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,9 +94,9 @@ def _anharmonic(strains: _Strains, coupled: CoupledIndices, cross: TorchCross) -
     return (bond, angle, None), (bond_slope, angle_slope, torch.zeros_like(strains.cos[:, 0]))
 
 
-def _angle_couplings(strains: _Strains, coupled: CoupledIndices, cross: TorchCross) -> Contribution:
+def _angle_couplings(strains: _Strains, indices: MMIndices, cross: TorchCross) -> Contribution:
     """The two bonds of an angle with each other and with the angle."""
-    one, other = (strains.bond.index_select(0, coupled.angle_bonds[:, end]) for end in (0, 1))
+    one, other = (strains.bond.index_select(0, indices.angle_bonds[:, end]) for end in (0, 1))
     bond_bond = cross.bond_bond[:, None]
     by_one, by_other = (cross.bond_angle[:, end, None] for end in (0, 1))
     pull = by_one * one + by_other * other
@@ -171,15 +104,15 @@ def _angle_couplings(strains: _Strains, coupled: CoupledIndices, cross: TorchCro
     on_one = bond_bond * other + strains.angle * by_one
     on_other = bond_bond * one + strains.angle * by_other
     on_bonds = _add_rows(
-        strains.bond, [(coupled.angle_bonds[:, 0], on_one), (coupled.angle_bonds[:, 1], on_other)]
+        strains.bond, [(indices.angle_bonds[:, 0], on_one), (indices.angle_bonds[:, 1], on_other)]
     )
     return (None, energy, None), (on_bonds, pull, torch.zeros_like(strains.cos[:, 0]))
 
 
-def _torsion_couplings(strains: _Strains, coupled: CoupledIndices, cross: TorchCross) -> Contribution:
+def _torsion_couplings(strains: _Strains, indices: MMIndices, cross: TorchCross) -> Contribution:
     """The middle bond and the two angles of a proper with its dihedral."""
-    bond = strains.bond.index_select(0, coupled.proper_bond)
-    one, other = (strains.angle.index_select(0, coupled.proper_angles[:, end]) for end in (0, 1))
+    bond = strains.bond.index_select(0, indices.proper_bond)
+    one, other = (strains.angle.index_select(0, indices.proper_angles[:, end]) for end in (0, 1))
     n = torch.arange(1, N_CROSS_PERIODICITIES + 1, dtype=bond.dtype, device=bond.device)
     series = torch.stack([cross.bond_torsion, cross.angle_torsion[:, 0], cross.angle_torsion[:, 1]])
     waves = torch.einsum("stn,tnc->stc", series, strains.cos)
@@ -188,12 +121,12 @@ def _torsion_couplings(strains: _Strains, coupled: CoupledIndices, cross: TorchC
     cos, sin = strains.cos[:, 0], strains.sin[:, 0]
     energy = bond * waves[0] + one * waves[1] + other * waves[2] + both * one * other * cos
     on_phi = bond * turns[0] + one * turns[1] + other * turns[2] - both * one * other * sin
-    on_bonds = _add_rows(strains.bond, [(coupled.proper_bond, waves[0])])
+    on_bonds = _add_rows(strains.bond, [(indices.proper_bond, waves[0])])
     on_angles = _add_rows(
         strains.angle,
         [
-            (coupled.proper_angles[:, 0], waves[1] + both * other * cos),
-            (coupled.proper_angles[:, 1], waves[2] + both * one * cos),
+            (indices.proper_angles[:, 0], waves[1] + both * other * cos),
+            (indices.proper_angles[:, 1], waves[2] + both * one * cos),
         ],
     )
     return (None, None, energy), (on_bonds, on_angles, on_phi)

@@ -88,6 +88,16 @@ class ValenceStage(_Config):
     """weight of the energy that gradient errors along the soft modes cost, per kcal/mol"""
 
 
+class Class2Stage(_Config):
+    """The class II form, started from the trained class I networks, on the same rows."""
+
+    schedule: ScheduleConfig
+    members: int = Field(default=1, ge=1)
+    """of the class I members, the first so many go on"""
+    coupling_penalty: float = Field(default=1e-4, ge=0)
+    """L2 on torsion couplings, (kcal/mol per angstrom or radian)^-2"""
+
+
 class TrainConfig(_Config):
     """One training run."""
 
@@ -97,6 +107,7 @@ class TrainConfig(_Config):
     charges: ChargeStage
     prior: PriorStage
     valence: ValenceStage
+    class2: Class2Stage | None = None
 
 
 def read_config(path: Path) -> TrainConfig:

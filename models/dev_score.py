@@ -74,6 +74,6 @@ def score_minima(
             valence=ValenceEnsemble([deepcopy(model).double()]),
             sizes={},
         )
-    )
+    )  # in whichever form the network is
     summary = summarise_relaxed(evaluate_relaxed(examples, class1_relaxer(predictor.predict), "in training"))
     return {"dde": summary.median_dde, "rmsd": summary.mean_rmsd, "tfd": summary.mean_tfd}

@@ -1,7 +1,8 @@
-"""The class I energy of a batch of molecules and conformers in torch, with closed coordinate derivatives.
+"""The MM energy of a batch of molecules and conformers in torch, with closed coordinate derivatives.
 
     E = sum k/2 (r - l)^2 + sum k/2 (theta - theta0)^2 + sum_n k_n (1 + cos n phi) over propers and trefoil
       improper rows + Lennard-Jones + Coulomb            (the convention of pipeline.schema.MMParameters)
+      + class II terms where there are any               (models.class2)
 
 Layout of coordinates everywhere: (n_atoms_total, n_confs, 3), angstrom, the atoms of all molecules of the
 batch concatenated, every molecule with the same number of conformers. Pad a molecule that has fewer with
@@ -17,6 +18,7 @@ Two ways to a gradient, equal to rounding:
 import torch
 from torch import Tensor
 
+from models.class2 import cross_energy_and_gradient
 from models.internals import (
     Dihedrals,
     cosines_of_multiples,
@@ -62,6 +64,7 @@ def energy(indices: MMIndices, parameters: TorchParameters, coords: Tensor) -> E
     propers = measure_dihedrals(x, indices.propers)
     impropers = measure_dihedrals(x, indices.improper_dihedrals)
     pairs, _ = compute_pairs(indices, parameters, x)
+    cross, _ = _cross(indices, parameters, coords)
     per_term = (
         (_spring(parameters.bond_k, bonds.value, parameters.bond_length)[0], indices.bond_molecule),
         (_spring(parameters.angle_k, angles.value, parameters.angle_theta)[0], indices.angle_molecule),
@@ -73,7 +76,17 @@ def energy(indices: MMIndices, parameters: TorchParameters, coords: Tensor) -> E
     bond, angle, proper, improper, vdw, coulomb = (
         _sum_by_molecule(value, owner, indices.n_molecules) for value, owner in per_term
     )
-    return EnergyTerms(bond=bond, angle=angle, proper=proper, improper=improper, vdw=vdw, coulomb=coulomb)
+    return EnergyTerms(
+        bond=bond, angle=angle, proper=proper, improper=improper, vdw=vdw, coulomb=coulomb, cross=cross
+    )
+
+
+def _cross(indices: MMIndices, parameters: TorchParameters, coords: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Class II energy (n_molecules, n_confs) and gradient; zero and none where the form is class I."""
+    if parameters.cross is None:
+        return coords.new_zeros(indices.n_molecules, coords.shape[1]), None
+    rest = (parameters.bond_length, parameters.angle_theta)
+    return cross_energy_and_gradient(indices, rest, parameters.cross, coords)
 
 
 def energy_and_gradient(
@@ -88,7 +101,7 @@ def energy_and_gradient(
 def valence_energy_and_gradient(
     indices: MMIndices, parameters: TorchParameters, coords: Tensor
 ) -> tuple[EnergyTerms, Tensor]:
-    """Compute bonds, angles, propers and impropers and their part of dE/dx; vdw and coulomb are zero.
+    """Compute all bonded terms and their part of dE/dx; vdw and coulomb are zero.
 
     coords: (n_atoms_total, n_confs, 3), angstrom. The gradient has the same shape, kcal/mol/angstrom.
     """
@@ -107,6 +120,7 @@ def valence_energy_and_gradient(
         *_contributions(indices.improper_dihedrals, improper_slope, impropers.derivatives()),
     ]
     n_molecules = indices.n_molecules
+    cross, cross_gradient = _cross(indices, parameters, coords)
     zero = coords.new_zeros(n_molecules, coords.shape[1])
     terms = EnergyTerms(
         bond=_sum_by_molecule(bond, indices.bond_molecule, n_molecules),
@@ -115,8 +129,10 @@ def valence_energy_and_gradient(
         improper=_sum_by_molecule(improper, indices.improper_molecule, n_molecules),
         vdw=zero,
         coulomb=zero,
+        cross=cross,
     )
-    return terms, _sum_by_atom(contributions, coords)
+    gradient = _sum_by_atom(contributions, coords)
+    return terms, gradient if cross_gradient is None else gradient + cross_gradient
 
 
 def nonbonded_energy_and_gradient(
@@ -132,7 +148,9 @@ def nonbonded_energy_and_gradient(
     zero = coords.new_zeros(indices.n_molecules, coords.shape[1])
     vdw = _sum_by_molecule(pairs.vdw, indices.pair_molecule, indices.n_molecules)
     coulomb = _sum_by_molecule(pairs.coulomb, indices.pair_molecule, indices.n_molecules)
-    terms = EnergyTerms(bond=zero, angle=zero, proper=zero, improper=zero, vdw=vdw, coulomb=coulomb)
+    terms = EnergyTerms(
+        bond=zero, angle=zero, proper=zero, improper=zero, vdw=vdw, coulomb=coulomb, cross=zero
+    )
     return terms, gradient
 
 

@@ -84,9 +84,8 @@ def fine_tune(
         return []
     ligands = [(reference.ligand, reference.topology) for reference in references]
     batch, indices = build_batch(ligands)
-    model = predictor.model
     with torch.no_grad():
-        embedding = model.valence.encoder(batch)
+        embedding = predictor.valence.encoder(batch)
         charges = predictor.predict_charges(batch).split([topology.n_atoms for _, topology in ligands])
     targets = [
         _target(reference, charge, settings) for reference, charge in zip(references, charges, strict=True)
@@ -96,7 +95,7 @@ def fine_tune(
     def predict(readouts: EnsembleReadouts) -> list[ValenceParameters]:
         return split_valence(readouts(embedding, batch.atom_features, indices), topologies)
 
-    shipped = model.valence.readouts
+    shipped = predictor.valence.readouts
     tuned = _optimise(shipped, predict, targets, settings, on_step)
     with torch.no_grad():
         before, after = predict(shipped), predict(tuned)

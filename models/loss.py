@@ -11,7 +11,7 @@ from models.config import ValenceStage
 from models.energy import valence_energy_and_gradient
 from models.features import MolecularGraph
 from models.graph import GraphBatch, collate_graphs
-from models.readouts import ValenceParameters
+from models.readouts import CLASS1_NAMES, ValenceParameters
 from models.terms import MMIndices, TorchParameters, collate_indices
 
 BOND_LENGTH_SCALE = 0.02
@@ -142,10 +142,7 @@ def soft_cost(gradient_error: Tensor, batch: TrainingBatch, bend: float) -> Tens
 
 def prior_loss(valence: ValenceParameters, rows: Sequence[TrainingRow]) -> Tensor:
     """Mean squared scaled distance to the classical parameters of the rows, all of which must have them."""
-    prior = {
-        name: torch.cat([getattr(row.prior, name) for row in rows])
-        for name in ValenceParameters.__annotations__
-    }
+    prior = {name: torch.cat([getattr(row.prior, name) for row in rows]) for name in CLASS1_NAMES}
     return (
         _scaled(valence.bond_length, prior["bond_length"], BOND_LENGTH_SCALE)
         + _scaled(valence.angle_theta, prior["angle_theta"], ANGLE_SCALE)

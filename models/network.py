@@ -8,16 +8,17 @@ from torch import Tensor, nn
 from models.gnn import Backend, GraphEncoder
 from models.graph import GraphBatch
 from models.readouts import ValenceParameters, ValenceReadouts
-from models.terms import MMIndices
+from models.terms import MMIndices, TorchCross
+from pipeline.settings import Form
 
 
 class ValenceNetwork(nn.Module):
     """One graph encoder shared by the four valence readouts."""
 
-    def __init__(self, width: int, n_layers: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, n_layers: int, dropout: float = 0.0, form: Form = "class1") -> None:
         super().__init__()
         self.encoder = GraphEncoder(width, n_layers, dropout)
-        self.readouts = ValenceReadouts(width)
+        self.readouts = ValenceReadouts(width, form)
 
     def forward(self, batch: GraphBatch, indices: MMIndices, backend: Backend = "torch") -> ValenceParameters:
         """Predict every valence parameter of a batch; rows beside `indices`."""
@@ -93,4 +94,13 @@ def mean_parameters(members: Sequence[ValenceParameters]) -> ValenceParameters:
         angle_theta=centre("angle_k", "angle_theta"),
         proper_k=mean("proper_k"),
         improper_k=mean("improper_k"),
+        cross=_mean_cross([member.cross for member in members if member.cross is not None]),
     )
+
+
+def _mean_cross(members: Sequence[TorchCross]) -> TorchCross | None:
+    """Term by term; the rest values they refer to differ little between members."""
+    if not members:
+        return None
+    names = vars(members[0])
+    return TorchCross(**{n: torch.stack([getattr(member, n) for member in members]).mean(0) for n in names})

@@ -7,19 +7,21 @@ from torch import Tensor
 
 from models.features import build_graph
 from models.graph import GraphBatch, collate_graphs
-from models.readouts import ValenceParameters
+from models.readouts import CLASS1_NAMES, ValenceParameters
 from models.targets import without_pairs
-from models.terms import MMIndices, collate_indices, indices_from_topology
+from models.terms import MMIndices, TorchCross, collate_indices, indices_from_topology
 from models.weights import Model, load_model
 from pipeline.schema import FloatArray, Ligand, MMParameters, Topology
+from pipeline.settings import Form
 from pipeline.vdw import assign_vdw
 
 
 class Predictor:
-    """Assigns every class I parameter of a ligand."""
+    """Assigns every parameter of a ligand, in one form of a model."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, form: Form = "class1") -> None:
         self.model = model
+        self.valence = model.valence_of(form)
         self.name, self.version, self.sha256 = model.name, model.version, model.sha256
 
     def predict(self, ligand: Ligand, topology: Topology) -> MMParameters:
@@ -34,7 +36,7 @@ class Predictor:
     def predict_many(self, ligands: Sequence[tuple[Ligand, Topology]]) -> list[MMParameters]:
         """Do the same for several ligands in one pass of the network."""
         batch, indices = build_batch(ligands)
-        valence = self.model.valence(batch, indices)
+        valence = self.valence(batch, indices)
         charges = self.predict_charges(batch)
         vdw = [assign_vdw(ligand) for ligand, _ in ligands]
         return [
@@ -57,9 +59,12 @@ class Predictor:
         return charges + per_atom.index_select(0, batch.atom_molecule)
 
 
-def load_predictor(name: str) -> Predictor:
-    """Load shipped weights (`default`, `name`, `name/version`) or a folder of weights."""
-    return Predictor(load_model(name))
+def load_predictor(name: str, form: Form = "class1") -> Predictor:
+    """Load shipped weights (`default`, `name`, `name/version`) or a folder of weights.
+
+    Raises SettingsError when there are none, or none of this form.
+    """
+    return Predictor(load_model(name), form)
 
 
 def build_batch(ligands: Sequence[tuple[Ligand, Topology]]) -> tuple[GraphBatch, MMIndices]:
@@ -70,18 +75,41 @@ def build_batch(ligands: Sequence[tuple[Ligand, Topology]]) -> tuple[GraphBatch,
     )
 
 
+_ROWS = {
+    "bond_k3": "bonds",
+    "bond_k4": "bonds",
+    "angle_k3": "angles",
+    "angle_k4": "angles",
+    "bond_bond": "angles",
+    "bond_angle": "angles",
+    "bond_torsion": "propers",
+    "angle_torsion": "propers",
+    "angle_angle_torsion": "propers",
+}
+"""the rows of a topology beside which a class II term stands"""
+
+
 def split_valence(valence: ValenceParameters, topologies: Sequence[Topology]) -> list[ValenceParameters]:
     """Cut a batch's valence parameters into one set per ligand."""
     columns = {"bond": "bonds", "angle": "angles", "proper": "propers", "improper": "impropers"}
-    parts: dict[str, Sequence[Tensor]] = {}
-    for name in ValenceParameters.__annotations__:
-        sizes = [len(getattr(topology, columns[name.split("_")[0]])) for topology in topologies]
-        parts[name] = getattr(valence, name).split(sizes)
-    return [ValenceParameters(**{n: p[i] for n, p in parts.items()}) for i in range(len(topologies))]
+
+    def cut(values: Tensor, rows: str) -> Sequence[Tensor]:
+        return values.split([len(getattr(topology, rows)) for topology in topologies])
+
+    parts = {name: cut(getattr(valence, name), columns[name.split("_")[0]]) for name in CLASS1_NAMES}
+    crosses: list[TorchCross | None] = [None] * len(topologies)
+    if valence.cross is not None:
+        pieces = {name: cut(getattr(valence.cross, name), rows) for name, rows in _ROWS.items()}
+        crosses = [TorchCross(**{n: p[i] for n, p in pieces.items()}) for i in range(len(topologies))]
+    return [
+        ValenceParameters(**{n: p[i] for n, p in parts.items()}, cross=cross)
+        for i, cross in enumerate(crosses)
+    ]
 
 
 def assemble(valence: ValenceParameters, charge: Tensor, vdw: tuple[FloatArray, FloatArray]) -> MMParameters:
     """Join valence parameters, charges and vdW into one value."""
     sigma, epsilon = vdw
-    arrays = {n: getattr(valence, n).detach().numpy() for n in ValenceParameters.__annotations__}
-    return MMParameters(**arrays, charge=charge.detach().numpy(), sigma=sigma, epsilon=epsilon)
+    arrays = {n: getattr(valence, n).detach().numpy() for n in CLASS1_NAMES}
+    cross = None if valence.cross is None else valence.cross.to_cross()
+    return MMParameters(**arrays, charge=charge.detach().numpy(), sigma=sigma, epsilon=epsilon, cross=cross)

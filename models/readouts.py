@@ -15,9 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.class2_readouts import Class2Readouts
 from models.features import ELEMENTS
-from models.terms import MMIndices, TorchParameters
+from models.terms import MMIndices, TorchCross, TorchParameters
 from pipeline.schema import N_IMPROPER_PERIODICITIES, N_PROPER_PERIODICITIES
+from pipeline.settings import Form
 
 COVALENT_RADIUS = {
     1: 0.31,
@@ -58,10 +60,16 @@ class ValenceParameters:
     angle_theta: Tensor
     proper_k: Tensor
     improper_k: Tensor
+    cross: TorchCross | None = None
+    """class II terms; None in class I"""
 
     def with_nonbonded(self, charge: Tensor, sigma: Tensor, epsilon: Tensor) -> TorchParameters:
         """Add the nonbonded parameters, each (n_atoms,)."""
         return TorchParameters(**vars(self), charge=charge, sigma=sigma, epsilon=epsilon)
+
+
+CLASS1_NAMES = ("bond_k", "bond_length", "angle_k", "angle_theta", "proper_k", "improper_k")
+"""The fields of ValenceParameters that class I has."""
 
 
 def _head(width: int, n_out: int) -> nn.Sequential:
@@ -114,12 +122,13 @@ class ValenceReadouts(nn.Module):
 
     radius: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, form: Form = "class1") -> None:
         super().__init__()
         self.bond = PathReadout(width, 2)
         self.angle = PathReadout(width, 2)
         self.proper = PathReadout(width, N_PROPER_PERIODICITIES)
         self.improper = CentreReadout(width, N_IMPROPER_PERIODICITIES)
+        self.class2 = Class2Readouts(width) if form == "class2" else None
         radii = torch.tensor([COVALENT_RADIUS[number] for number in ELEMENTS])
         self.register_buffer("radius", radii, persistent=False)
 
@@ -138,6 +147,7 @@ class ValenceReadouts(nn.Module):
             angle_theta=angle_theta,
             proper_k=PROPER_K_SCALE * self.proper(embedding, (i, j), (m, k)),
             improper_k=improper_k.repeat_interleave(3, dim=0),
+            cross=None if self.class2 is None else self.class2(embedding, indices, bond_k, angle_k),
         )
 
     def _bonds(self, embedding: Tensor, atom_features: Tensor, bonds: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.schema import MMParameters, Topology
+from pipeline.schema import CrossTerms, MMParameters, Topology
+from pipeline.topology import coupled_rows
 
 SCALE_14_VDW = 0.5
 SCALE_14_COULOMB = 0.8333333333
@@ -24,7 +25,8 @@ class _TensorFields:
     def to(self, device: torch.device | str) -> Self:
         """Return the same value on another device."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
-        moved = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in fields.items()}
+        movable = (Tensor, _TensorFields)
+        moved = {name: v.to(device) if isinstance(v, movable) else v for name, v in fields.items()}
         return type(self)(**moved)
 
 
@@ -58,6 +60,12 @@ class MMIndices(_TensorFields):
     """(n_impropers,), int64"""
     pair_molecule: Tensor
     """(n_pairs,), int64"""
+    angle_bonds: Tensor
+    """(n_angles, 2), int64: rows of `bonds` of the sides of an angle; this and the next are for class II"""
+    proper_bond: Tensor
+    """(n_propers,), int64: row of `bonds` of the middle bond of a proper"""
+    proper_angles: Tensor
+    """(n_propers, 2), int64: rows of `angles` of either end of a proper"""
     n_molecules: int
 
     @property
@@ -80,12 +88,38 @@ _OWNERS = (
     "improper_molecule",
     "pair_molecule",
 )
+_COUPLED = {"angle_bonds": "bonds", "proper_bond": "bonds", "proper_angles": "angles"}
+"""numbers of rows, and of which table"""
 _SCALES = ("pair_scale_vdw", "pair_scale_coulomb")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class TorchCross(_TensorFields):
+    """`pipeline.schema.CrossTerms` as tensors: same names, shapes and units, rows beside MMIndices."""
+
+    bond_k3: Tensor
+    bond_k4: Tensor
+    angle_k3: Tensor
+    angle_k4: Tensor
+    bond_bond: Tensor
+    bond_angle: Tensor
+    bond_torsion: Tensor
+    angle_torsion: Tensor
+    angle_angle_torsion: Tensor
+
+    @classmethod
+    def from_cross(cls, cross: CrossTerms, dtype: torch.dtype = torch.float64) -> Self:
+        """Copy one ligand's terms into tensors."""
+        return cls(**{n: torch.tensor(np.array(getattr(cross, n)), dtype=dtype) for n in _names(cls)})
+
+    def to_cross(self) -> CrossTerms:
+        """Copy back to numpy, float64."""
+        return CrossTerms(**{n: getattr(self, n).detach().cpu().double().numpy() for n in _names(type(self))})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TorchParameters(_TensorFields):
-    """The class I part of `pipeline.schema.MMParameters` as tensors, rows beside MMIndices."""
+    """`pipeline.schema.MMParameters` as tensors: same names, shapes and units, rows beside MMIndices."""
 
     bond_k: Tensor
     """(n_bonds,), kcal/mol/angstrom^2"""
@@ -106,16 +140,24 @@ class TorchParameters(_TensorFields):
     epsilon: Tensor
     """(n_atoms_total,), kcal/mol"""
 
+    cross: TorchCross | None = None
+    """the terms beyond class I"""
+
     @classmethod
     def from_mm(cls, parameters: MMParameters, dtype: torch.dtype = torch.float64) -> Self:
         """Copy one ligand's parameters into tensors."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{n: torch.tensor(np.array(getattr(parameters, n)), dtype=dtype) for n in names})
+        names = [name for name in _names(cls) if name != "cross"]
+        cross = None if parameters.cross is None else TorchCross.from_cross(parameters.cross, dtype)
+        tensors = {n: torch.tensor(np.array(getattr(parameters, n)), dtype=dtype) for n in names}
+        return cls(**tensors, cross=cross)
 
     def to_mm(self) -> MMParameters:
         """Copy back to numpy, float64."""
-        names = [field.name for field in dataclasses.fields(self)]
-        return MMParameters(**{n: getattr(self, n).detach().cpu().double().numpy() for n in names})
+        names = [name for name in _names(type(self)) if name != "cross"]
+        cross = None if self.cross is None else self.cross.to_cross()
+        return MMParameters(
+            **{n: getattr(self, n).detach().cpu().double().numpy() for n in names}, cross=cross
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,15 +170,17 @@ class EnergyTerms:
     improper: Tensor
     vdw: Tensor
     coulomb: Tensor
+    cross: Tensor
+    """all class II terms"""
 
     @property
     def total(self) -> Tensor:
         """Sum of all terms, (n_molecules, n_confs), kcal/mol."""
-        return self.bond + self.angle + self.proper + self.improper + self.vdw + self.coulomb
+        return self.bond + self.angle + self.proper + self.improper + self.vdw + self.coulomb + self.cross
 
     def __add__(self, other: "EnergyTerms") -> "EnergyTerms":
         """Add term by term, e.g. the valence and the nonbonded part of one energy."""
-        names = [field.name for field in dataclasses.fields(self)]
+        names = _names(type(self))
         return EnergyTerms(**{n: getattr(self, n) + getattr(other, n) for n in names})
 
 
@@ -151,7 +195,9 @@ def indices_from_topology(topology: Topology) -> MMIndices:
     }
     counts = (n_atoms, *(len(c) for c in columns.values()), len(pairs))
     owners = {n: torch.zeros(count, dtype=torch.int64) for n, count in zip(_OWNERS, counts, strict=True)}
-    return MMIndices(**columns, **scales, **owners, pairs=torch.tensor(pairs), n_molecules=1)
+    rows = coupled_rows(topology)
+    coupled = {name: torch.tensor(np.array(getattr(rows, name))) for name in _COUPLED}
+    return MMIndices(**columns, **scales, **owners, **coupled, pairs=torch.tensor(pairs), n_molecules=1)
 
 
 def _nonbonded_pairs(topology: Topology) -> tuple[np.ndarray, np.ndarray]:
@@ -180,11 +226,28 @@ def collate_indices(batch: list[MMIndices]) -> MMIndices:
         **{name: joined(name, atom_offsets) for name in _ATOM_COLUMNS},
         **{name: joined(name, molecule_offsets) for name in _OWNERS},
         **{name: joined(name, None) for name in _SCALES},
+        **{
+            name: joined(name, np.cumsum([0, *(len(getattr(part, rows)) for part in batch)]))
+            for name, rows in _COUPLED.items()
+        },
         n_molecules=int(molecule_offsets[-1]),
     )
 
 
 def collate_parameters(batch: list[TorchParameters]) -> TorchParameters:
     """Concatenate the parameters of molecules in the order in which `collate_indices` gets them."""
-    names = [field.name for field in dataclasses.fields(TorchParameters)]
-    return TorchParameters(**{n: torch.cat([getattr(part, n) for part in batch]) for n in names})
+    names = [name for name in _names(TorchParameters) if name != "cross"]
+    joined = {n: torch.cat([getattr(part, n) for part in batch]) for n in names}
+    crosses = [part.cross for part in batch if part.cross is not None]
+    if 0 < len(crosses) < len(batch):
+        raise ValueError("a batch is of class I or of class II")
+    return TorchParameters(**joined, cross=collate_cross(crosses) if crosses else None)
+
+
+def collate_cross(batch: list[TorchCross]) -> TorchCross:
+    """Concatenate class II terms."""
+    return TorchCross(**{n: torch.cat([getattr(part, n) for part in batch]) for n in _names(TorchCross)})
+
+
+def _names(cls: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls)]

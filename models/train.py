@@ -27,10 +27,16 @@ def train(config_path: Path, data: Path, out: Path, *, report: Report = print) -
     torch.set_num_threads(1)  # sums come out the same on every machine, and members are forked
     charges = train_charges(config.charges, data, out / "checkpoints", seed=config.seed, report=report)
     charges.eval().requires_grad_(False)
-    valence = train_valence(config, charges, data, out / "checkpoints", report=report)
+    trained = train_valence(config, charges, data, out / "checkpoints", report=report)
     sizes = {"charges": config.charges.network, "valence": config.valence.network}
     model = Model(
-        name=config.name, version=config.version, sha256="", charges=charges, valence=valence, sizes=sizes
+        name=config.name,
+        version=config.version,
+        sha256="",
+        charges=charges,
+        valence=trained.class1,
+        sizes=sizes,
+        class2=trained.class2,
     )
     saved = save_model(model, out / config.name / config.version)
     report(f"weights in {out / config.name / config.version}")

@@ -1,9 +1,10 @@
-"""Stages 2 and 3: the valence network on a classical prior, then on QM energies and gradients."""
+"""Stages 2 to 4: the valence networks on a classical prior, on QM energies and gradients, in class II."""
 
 import contextlib
 import fcntl
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,30 +12,37 @@ import torch
 from torch import Tensor
 
 from models.charges import ChargeNetwork
-from models.config import TrainConfig, ValenceStage
-from models.dataset import QMExample, read_qm_examples
+from models.config import Class2Stage, TrainConfig, ValenceStage
 from models.dev_score import read_dev_minima, score_minima, score_torsions
 from models.graph import collate_graphs
 from models.loss import TrainingRow, draw_batch, prior_loss, stiffness_pull, valence_loss
-from models.near_minima import TORSION_STIFFNESS, soft_projections, stiffness_of_internals
 from models.network import ValenceEnsemble, ValenceNetwork
 from models.optimise import Report, Stage, run_stage
-from models.readouts import ANGLE_K_SCALE, BOND_K_SCALE, ValenceParameters
-from models.targets import nonbonded_of, without_pairs
-from models.terms import collate_indices, indices_from_topology
-from pipeline.errors import ParametersError
-from pipeline.schema import FloatArray, MMParameters, Topology
-from pipeline.smirnoff import label, read_smirnoff
-from pipeline.vdw import assign_vdw
+from models.readouts import ValenceParameters
+from models.terms import collate_indices
+from models.training_rows import prepare_rows, sage_labeller
 
 DEV_TABLE = Path("qm") / "dev.parquet"
 _FORK = multiprocessing.get_context("fork")
-Labeller = Callable[[QMExample], MMParameters]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trained:
+    """The valence networks of a model."""
+
+    class1: ValenceEnsemble
+    class2: ValenceEnsemble | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Member:
+    class1: ValenceNetwork
+    class2: ValenceNetwork | None
 
 
 def train_valence(
     config: TrainConfig, charges: ChargeNetwork, data: Path, folder: Path, *, report: Report
-) -> ValenceEnsemble:
+) -> Trained:
     """Train the members on top of frozen charges and return them with their best weights.
 
     The rows are prepared once; then members are trained side by side, `config.valence.processes` at a time.
@@ -44,7 +52,7 @@ def train_valence(
     rows = prepare_rows([data / table for table in stage.tables], charges, stage, prior, report)
     score = dev_score(data / DEV_TABLE, charges, stage, report)
 
-    def train_free(wait: bool = False) -> dict[int, ValenceNetwork]:
+    def train_free(wait: bool = False) -> dict[int, _Member]:
         """Train the members that nobody else does."""
         members = {}
         for number in range(stage.members):
@@ -60,8 +68,13 @@ def train_valence(
     train_free()
     for process in others:
         process.join()
-    members = train_free(wait=True)  # those that are done are only read
-    return ValenceEnsemble([members[number] for number in range(stage.members)])
+    done = train_free(wait=True)  # those that are done are only read
+    members = [done[number] for number in range(stage.members)]
+    class2 = [member.class2 for member in members if member.class2 is not None]
+    return Trained(
+        class1=ValenceEnsemble([member.class1 for member in members]),
+        class2=ValenceEnsemble(class2) if class2 else None,
+    )
 
 
 def _train_member(
@@ -71,10 +84,10 @@ def _train_member(
     score: Callable[[ValenceNetwork], dict[str, float]],
     folder: Path,
     report: Report,
-) -> ValenceNetwork:
-    stage, seed = config.valence, config.seed + 10 * number
+) -> _Member:
+    stage, size, seed = config.valence, config.valence.network, config.seed + 10 * number
     torch.manual_seed(seed)
-    model = ValenceNetwork(stage.network.width, stage.network.n_layers, stage.network.dropout)
+    model = ValenceNetwork(size.width, size.n_layers, size.dropout)
     own = folder / f"member-{number}"
 
     def report_member(text: str) -> None:
@@ -84,7 +97,13 @@ def _train_member(
     run_stage(prior_stage, config.prior.schedule, seed=seed + 1, folder=own, report=report_member)
     qm_stage = _qm_stage(stage, model, rows, lambda: score(model))
     run_stage(qm_stage, stage.schedule, seed=seed + 2, folder=own, report=report_member)
-    return model
+    if config.class2 is None or number >= config.class2.members:
+        return _Member(class1=model, class2=None)
+    richer = ValenceNetwork(size.width, size.n_layers, size.dropout, form="class2")
+    richer.load_state_dict(richer.state_dict() | model.state_dict())
+    class2_stage = _class2_stage(stage, config.class2, richer, rows, lambda: score(richer))
+    run_stage(class2_stage, config.class2.schedule, seed=seed + 3, folder=own, report=report_member)
+    return _Member(class1=model, class2=richer)
 
 
 @contextlib.contextmanager
@@ -151,91 +170,27 @@ def _qm_stage(
     return Stage(name="valence", model=model, n_examples=len(rows), loss=loss, score=score)
 
 
+def _class2_stage(
+    config: ValenceStage,
+    class2: Class2Stage,
+    model: ValenceNetwork,
+    rows: list[TrainingRow],
+    score: Callable[[], dict[str, float]],
+) -> Stage:
+    """Class II on the same loss; a penalty keeps what dihedrals do to angles and bonds small."""
+
+    def loss(batch: Sequence[int], generator: np.random.Generator) -> Tensor:
+        part = [rows[index] for index in batch]
+        drawn = draw_batch(part, config.max_confs, generator)
+        valence = model(drawn.graphs, drawn.indices)
+        assert valence.cross is not None
+        size = valence.cross.angle_torsion.square().mean() + valence.cross.bond_torsion.square().mean()
+        pull = config.stiffness_pull * stiffness_pull(valence, part)
+        return valence_loss(valence, drawn, config) + pull + class2.coupling_penalty * size
+
+    return Stage(name="class2", model=model, n_examples=len(rows), loss=loss, score=score)
+
+
 def predict_rows(model: ValenceNetwork, rows: Sequence[TrainingRow]) -> ValenceParameters:
     """Predict the parameters of several rows at once."""
     return model(collate_graphs([row.graph for row in rows]), collate_indices([row.indices for row in rows]))
-
-
-def sage_labeller(path: Path) -> Labeller:
-    """Classical parameters of an example from a SMIRNOFF force field; charges are only spread evenly."""
-    force_field = read_smirnoff(path)
-
-    def assign(example: QMExample) -> MMParameters:
-        n_atoms = example.topology.n_atoms
-        charges = np.full(n_atoms, example.ligand.total_charge / n_atoms)
-        return label(force_field, example.ligand, example.topology, charges=charges)
-
-    return assign
-
-
-def prepare_rows(
-    paths: Sequence[Path],
-    charges: ChargeNetwork,
-    config: ValenceStage,
-    prior: Labeller | None,
-    report: Report,
-) -> list[TrainingRow]:
-    """Read QM rows and take the fixed nonbonded part out of their energies and gradients."""
-    examples, left_out = read_qm_examples(*paths, sources=config.sources)
-    rows = [prepare_row(example, charges, config, prior) for example in examples]
-    kept = [row for row in rows if row is not None]
-    n_points = sum(row.n_points for row in kept)
-    names = ", ".join(path.name for path in paths)
-    n_prior = sum(row.prior is not None for row in kept)
-    report(
-        f"{names}: {len(kept)} rows, {n_points} points ({left_out} rows with elements outside the model, "
-        f"{len(rows) - len(kept)} without two points in the window; {n_prior} with a prior)"
-    )
-    return kept
-
-
-@torch.no_grad()
-def prepare_row(
-    example: QMExample, charges: ChargeNetwork, config: ValenceStage, prior: Labeller | None
-) -> TrainingRow | None:
-    """One training row; None when under two points lie in the energy window and none has a gradient."""
-    inside = np.flatnonzero(example.energy <= config.energy_window)
-    if len(inside) < 2 and example.gradient is None:
-        return None
-    indices = indices_from_topology(example.topology)
-    coords = torch.as_tensor(example.coords[inside]).permute(1, 0, 2)
-    charge = charges(collate_graphs([example.graph])).double()
-    sigma, epsilon = (torch.as_tensor(np.array(values)) for values in assign_vdw(example.ligand))
-    fixed_energy, fixed_gradient = nonbonded_of(indices, (charge, sigma, epsilon), coords)
-    energy = torch.as_tensor(example.energy[inside]) - fixed_energy
-    target = None
-    if example.gradient is not None:
-        target = (torch.as_tensor(example.gradient[inside]).permute(1, 0, 2) - fixed_gradient).float()
-    known = _prior(example, prior)
-    soft = None
-    if target is not None and config.soft_modes and config.soft_weight:
-        soft = soft_projections(indices, _metric(example.topology, known), coords, config.soft_modes)
-    return TrainingRow(
-        graph=example.graph,
-        indices=without_pairs(indices),
-        coords=coords.float().contiguous(),
-        energy=(energy - energy.mean()).float(),
-        gradient=target,
-        prior=known,
-        soft=soft,
-    )
-
-
-def _metric(topology: Topology, known: ValenceParameters | None) -> FloatArray:
-    """(n_q,) stiffness of the internal coordinates: the prior's, or one for all of a kind without it."""
-    if known is not None:
-        zeros = torch.zeros(topology.n_atoms)
-        return stiffness_of_internals(known.with_nonbonded(zeros, zeros, zeros))
-    sizes = [len(topology.bonds), len(topology.angles), len(topology.propers) + len(topology.impropers)]
-    return np.repeat([BOND_K_SCALE, ANGLE_K_SCALE, TORSION_STIFFNESS], sizes)
-
-
-def _prior(example: QMExample, labeller: Labeller | None) -> ValenceParameters | None:
-    if labeller is None:
-        return None
-    try:
-        parameters = labeller(example)
-    except ParametersError:
-        return None
-    names = ValenceParameters.__annotations__
-    return ValenceParameters(**{n: torch.tensor(np.array(getattr(parameters, n))).float() for n in names})

@@ -1,6 +1,7 @@
 """DOOR to the weights: safetensors, a JSON manifest with hashes, a model card; never a pickle.
 
-weights/<name>/<version>/manifest.json  charges.safetensors  valence.safetensors  MODEL_CARD.md
+weights/<name>/<version>/: manifest.json, MODEL_CARD.md, charges.safetensors, valence.safetensors,
+class2.safetensors
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from models.features import ELEMENTS, N_ATOM_FEATURES, N_EDGE_FEATURES
 from models.network import ValenceEnsemble, ValenceNetwork
 from pipeline.errors import SettingsError
 from pipeline.schema import CONVENTIONS_VERSION
+from pipeline.settings import Form
 
 SHIPPED = Path(__file__).parent / "weights"
 DEFAULT = "first"
@@ -34,13 +36,26 @@ class Model:
     charges: ChargeNetwork
     valence: ValenceEnsemble
     sizes: dict[str, NetworkConfig]
+    class2: ValenceEnsemble | None = None
+    """the same force field in the class II form, of the valence networks' size; None: there is none"""
+
+    def valence_of(self, form: Form) -> ValenceEnsemble:
+        """The networks of a form; SettingsError when the model has none."""
+        if form == "class1":
+            return self.valence
+        if self.class2 is None:
+            raise SettingsError(f"model {self.name}/{self.version} has no form {form}; leave --form out")
+        return self.class2
 
 
 def save_model(model: Model, folder: Path) -> Model:
     """Write both networks and the manifest; return the model with its hash."""
     folder.mkdir(parents=True, exist_ok=True)
     hashes = {}
-    for part, network in (("charges", model.charges), ("valence", model.valence)):
+    networks: dict[str, nn.Module] = {"charges": model.charges, "valence": model.valence}
+    if model.class2 is not None:
+        networks["class2"] = model.class2
+    for part, network in networks.items():
         path = folder / f"{part}.safetensors"
         save_file({n: t.contiguous().float() for n, t in network.state_dict().items()}, path)
         path.chmod(0o644)
@@ -53,6 +68,7 @@ def save_model(model: Model, folder: Path) -> Model:
         "n_atom_features": N_ATOM_FEATURES,
         "n_edge_features": N_EDGE_FEATURES,
         "n_members": model.valence.n_members,
+        "n_class2_members": 0 if model.class2 is None else model.class2.n_members,
         "networks": {part: size.model_dump() for part, size in model.sizes.items()},
         "sha256": hashes,
     }
@@ -85,21 +101,30 @@ def load_model_folder(folder: Path) -> Model:
         sizes = {part: NetworkConfig(**size) for part, size in manifest["networks"].items()}
         _check_conventions(manifest, folder)
         charges = ChargeNetwork(sizes["charges"].width, sizes["charges"].n_layers)
-        size = sizes["valence"]
-        members = range(manifest["n_members"])
-        valence = ValenceEnsemble([ValenceNetwork(size.width, size.n_layers) for _ in members])
-        for part, network in (("charges", charges), ("valence", valence)):
+        valence = _ensemble(sizes["valence"], manifest["n_members"], "class1")
+        networks: dict[str, nn.Module] = {"charges": charges, "valence": valence}
+        class2 = None
+        if manifest["n_class2_members"]:
+            class2 = _ensemble(sizes["valence"], manifest["n_class2_members"], "class2")
+            networks["class2"] = class2
+        for part, network in networks.items():
             _load_checked(network, folder / f"{part}.safetensors", manifest["sha256"])
+            network.double().eval()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise SettingsError(f"model {folder}: cannot be read: {error}") from error
     return Model(
         name=manifest["name"],
         version=manifest["version"],
         sha256=_sha256(path),
-        charges=charges.double().eval(),
-        valence=valence.double().eval(),
+        charges=charges,
+        valence=valence,
         sizes=sizes,
+        class2=class2,
     )
+
+
+def _ensemble(size: NetworkConfig, n_members: int, form: Form) -> ValenceEnsemble:
+    return ValenceEnsemble([ValenceNetwork(size.width, size.n_layers, form=form) for _ in range(n_members)])
 
 
 def _check_conventions(manifest: dict[str, object], folder: Path) -> None:

@@ -9,6 +9,9 @@ from pipeline.errors import SettingsError
 CheckDepth = Literal["in-process", "all"]
 """all: GROMACS' and LAMMPS' own programs weigh their files too"""
 
+Form = Literal["class1", "class2"]
+"""class2: anharmonic and coupled, see `pipeline.schema.CrossTerms`"""
+
 SUPPORTED_ELEMENTS = ("H", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I")
 
 

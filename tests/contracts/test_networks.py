@@ -13,8 +13,7 @@ from models.charges import ChargeNetwork
 from models.config import NetworkConfig
 from models.network import ValenceEnsemble, ValenceNetwork
 from models.predict import Predictor, build_batch, load_predictor
-from models.readouts import ValenceParameters
-from models.terms import TorchParameters
+from models.readouts import CLASS1_NAMES
 from models.weights import Model
 from pipeline.export.openmm_system import build_system
 from pipeline.schema import Ligand, MMParameters, Topology
@@ -109,7 +108,7 @@ def test_reversal_is_bit_equal(smiles, build_ligand):
         indices, bonds=indices.bonds.flip(1), angles=indices.angles.flip(1), propers=indices.propers.flip(1)
     )
     one, other = network(batch, indices), network(batch, flipped)
-    for name in ValenceParameters.__annotations__:
+    for name in CLASS1_NAMES:
         assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
@@ -119,10 +118,8 @@ def test_batch_is_single(predictor, build_ligand):
     together = predictor.predict_many(pairs)
     for (ligand, topology), batched in zip(pairs, together, strict=True):
         alone = predictor.predict(ligand, topology)
-        for field in dataclasses.fields(TorchParameters):
-            np.testing.assert_allclose(
-                getattr(batched, field.name), getattr(alone, field.name), rtol=0, atol=ROUNDING
-            )
+        for name in (*CLASS1_NAMES, "charge", "sigma", "epsilon"):
+            np.testing.assert_allclose(getattr(batched, name), getattr(alone, name), rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.parametrize(("one", "other"), RESONANCE_PAIRS)
@@ -224,3 +221,46 @@ def test_shipped_weights_give_dimethyl_ether_its_shape(build_ligand):
     np.testing.assert_allclose(lengths, 1.410, atol=0.025)
     angle = np.degrees(np.arccos(one @ two / lengths.prod()))
     assert angle == pytest.approx(111.7, abs=3.0)
+
+
+def class2_network() -> ValenceEnsemble:
+    """A class II network whose heads are not zero, as they are before training."""
+    torch.manual_seed(9)
+    network = ValenceNetwork(32, 3, form="class2").double().requires_grad_(False)
+    assert network.readouts.class2 is not None
+    for weight in network.readouts.class2.parameters():
+        weight.add_(0.2 * torch.randn_like(weight))
+    return ValenceEnsemble([network])
+
+
+@pytest.mark.parametrize("smiles", MOLECULES)
+def test_class2_reversal_swaps_ends(smiles, build_ligand):
+    """Read backwards, an angle or a proper keeps its couplings, with those of its two ends exchanged."""
+    ligand = build_ligand(smiles)
+    batch, indices = build_batch([(ligand, build_topology(ligand))])
+    flipped = dataclasses.replace(
+        indices,
+        angles=indices.angles.flip(1),
+        propers=indices.propers.flip(1),
+        angle_bonds=indices.angle_bonds.flip(1),
+        proper_angles=indices.proper_angles.flip(1),
+    )
+    network = class2_network()
+    one, other = network(batch, indices).cross, network(batch, flipped).cross
+    for name in ("bond_k3", "angle_k3", "angle_k4", "bond_bond", "bond_torsion", "angle_angle_torsion"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=0, atol=ROUNDING)
+    for name in ("bond_angle", "angle_torsion"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name).flip(1), rtol=0, atol=ROUNDING)
+
+
+def test_class2_is_convex_along_single_coordinates(build_ligand):
+    """Second derivatives k + 6 k3 d + 12 k4 d^2 of bonds and angles stay positive for any displacement."""
+    ligand = build_ligand("CC(=O)Nc1ccc(F)cc1")
+    batch, indices = build_batch([(ligand, build_topology(ligand))])
+    valence = class2_network()(batch, indices)
+    d = torch.linspace(-2.0, 2.0, 401).double()
+    angle = valence.angle_k[:, None] + 6 * valence.cross.angle_k3[:, None] * d
+    assert (angle + 12 * valence.cross.angle_k4[:, None] * d**2 > 0).all()
+    bond = valence.bond_k[:, None] / 2 * d**2
+    bond = bond + valence.cross.bond_k3[:, None] * d**3 + valence.cross.bond_k4[:, None] * d**4
+    assert (bond >= 0).all()

@@ -5,13 +5,8 @@ import pytest
 import torch
 from rdkit.Chem import rdDistGeom
 
-from models.class2 import (
-    TorchCross,
-    collate_coupled,
-    coupled_indices,
-    cross_energy_and_gradient,
-)
-from models.terms import collate_indices, indices_from_topology
+from models.class2 import cross_energy_and_gradient
+from models.terms import TorchCross, collate_cross, collate_indices, indices_from_topology
 from pipeline.ligand import canonical_ligand, canonical_order, to_rdkit
 from pipeline.schema import CrossTerms, MMParameters
 from pipeline.topology import build_topology, coupled_rows, restore_order
@@ -97,7 +92,6 @@ def compute(topology, rest, cross, x):
     rests = tuple(torch.tensor(values) for values in rest)
     return cross_energy_and_gradient(
         indices_from_topology(topology),
-        coupled_indices(topology),
         rests,
         TorchCross.from_cross(cross),
         coords,
@@ -124,9 +118,7 @@ def test_gradient_is_the_energys(smiles, build_ligand):
     rest = tuple(torch.tensor(values) for values in random_rest(topology, rng))
     cross = TorchCross.from_cross(random_cross(topology, rng))
     coords = torch.tensor(geometry(ligand))[:, None, :].requires_grad_(True)
-    energy, gradient = cross_energy_and_gradient(
-        indices_from_topology(topology), coupled_indices(topology), rest, cross, coords
-    )
+    energy, gradient = cross_energy_and_gradient(indices_from_topology(topology), rest, cross, coords)
     (by_autograd,) = torch.autograd.grad(energy.sum(), coords)
     torch.testing.assert_close(gradient, by_autograd, rtol=1e-8, atol=1e-8)
 
@@ -140,17 +132,11 @@ def test_batch_is_single(build_ligand):
         topology = build_topology(ligand)
         parts.append((topology, random_rest(topology, rng), random_cross(topology, rng), geometry(ligand)))
     topologies = [part[0] for part in parts]
-    coupled = collate_coupled(
-        [coupled_indices(topology) for topology in topologies],
-        [len(topology.bonds) for topology in topologies],
-        [len(topology.angles) for topology in topologies],
-    )
-    crosses = [TorchCross.from_cross(part[2]) for part in parts]
-    joined = TorchCross(**{name: torch.cat([getattr(c, name) for c in crosses]) for name in vars(crosses[0])})
+    joined = collate_cross([TorchCross.from_cross(part[2]) for part in parts])
     rest = tuple(torch.tensor(np.concatenate([part[1][which] for part in parts])) for which in (0, 1))
     coords = torch.tensor(np.concatenate([part[3] for part in parts]))[:, None, :]
     indices = collate_indices([indices_from_topology(topology) for topology in topologies])
-    energy, gradient = cross_energy_and_gradient(indices, coupled, rest, joined, coords)
+    energy, gradient = cross_energy_and_gradient(indices, rest, joined, coords)
     alone = [compute(*part) for part in parts]
     torch.testing.assert_close(energy, torch.cat([e for e, _ in alone]), rtol=1e-12, atol=1e-10)
     torch.testing.assert_close(gradient, torch.cat([g for _, g in alone]), rtol=1e-12, atol=1e-10)
