@@ -5,6 +5,7 @@ by the history in its store, or, without one, by a short probe of its speed.
 """
 
 import heapq
+import platform
 import statistics
 import time
 from collections.abc import Sequence
@@ -83,7 +84,11 @@ def estimate_seconds(tasks: Sequence[QMTask], jobs: int, ratio: float = 1.0) -> 
 
 def machine_ratio(store: QMStore, program: str) -> float:
     """How much longer jobs take here than the fit says: the median of the store's history, else a probe."""
-    history = store.time_ratios(program)
+    history = [
+        timing.seconds / timing.predicted_seconds
+        for timing in store.timings(platform.node())
+        if timing.spec.program == program
+    ]
     return statistics.median(history) if len(history) >= _FEWEST else probe_speed()
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.errors import OutputFolderError, StoreError
 from pipeline.schema import QMRecord, QMSpec
-from pipeline.store import Attempt, QMStore
+from pipeline.store import Attempt, Composition, QMStore
 
 WRITER = """
 import sys
@@ -68,6 +68,39 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
         assert len(store) == 2
 
 
+def test_optional_arrays_atoms_and_flags_round_trip(tmp_path: Path) -> None:
+    """Hessian, dipole, bond orders, ESP, atoms and mapped SMILES come back to the bit; a flag joins the
+    record's own.
+    """
+    rng = np.random.default_rng(3)
+    record = dataclasses.replace(
+        make_record(),
+        hessian=rng.normal(size=(15, 15)),
+        dipole=rng.normal(size=3),
+        bond_orders=rng.normal(size=(5, 5)),
+        esp=rng.normal(size=(11, 4)),
+        provenance=(("flags", "connectivity"), ("program", "pyscf")),
+    )
+    atoms = Composition(
+        atomic_numbers=np.array([6, 1, 1, 1, 1]),
+        total_charge=0,
+        mapped_smiles="[C:1]([H:2])([H:3])([H:4])[H:5]",
+    )
+    with QMStore(tmp_path / "s") as store:
+        assert store.put(record, atoms)
+        store.flag("k", "outlier", "200 kcal/mol above its conformers")
+        store.flag("k", "outlier", "said again")
+    with QMStore(tmp_path / "s") as store:
+        ((key, entry),) = store.entries()
+    assert key == "k"
+    assert entry.record.flags == ("connectivity", "outlier")
+    for name in ("hessian", "dipole", "bond_orders", "esp", "coords", "gradient"):
+        np.testing.assert_array_equal(getattr(entry.record, name), getattr(record, name))
+    assert entry.composition is not None
+    assert entry.composition.atomic_numbers.tolist() == [6, 1, 1, 1, 1]
+    assert (entry.composition.total_charge, entry.composition.mapped_smiles) == (0, atoms.mapped_smiles)
+
+
 def test_first_result_stays(tmp_path: Path) -> None:
     """A second result of the same task changes nothing, and no statement can change or rewrite a row."""
     with QMStore(tmp_path / "s") as store:
@@ -78,9 +111,13 @@ def test_first_result_stays(tmp_path: Path) -> None:
         assert back.energy == -1.0 / 3.0
         store.add_attempt(Attempt(task_key="k", seconds=1.0, predicted_seconds=None, kind="ok"))
     with sqlite3.connect(tmp_path / "s") as raw:
-        for table, column in (("results", "energy"), ("attempts", "kind")):
-            with pytest.raises(sqlite3.DatabaseError):
-                raw.execute(f"UPDATE {table} SET {column} = 'x'")
+        for statement in (
+            "UPDATE results SET energy = 0",
+            "UPDATE attempts SET kind = 'ok'",
+            "DELETE FROM attempts",
+        ):
+            with pytest.raises(sqlite3.DatabaseError, match=r"immutable|append-only"):
+                raw.execute(statement)
 
 
 def test_damaged_row_is_found(tmp_path: Path) -> None:
@@ -134,8 +171,8 @@ def test_attempts_are_a_history(tmp_path: Path) -> None:
             store.add_attempt(Attempt(task_key="k", seconds=seconds, predicted_seconds=10.0, kind=kind))
         assert [(a.kind, a.seconds) for a in store.attempts("k")] == [("crash", 5.0), ("ok", 30.0)]
         assert all(a.started.endswith("Z") for a in store.attempts())
-        assert store.time_ratios("pyscf") == (3.0,)
-        assert store.time_ratios("psi4") == ()
+        (timing,) = store.timings(host="")
+        assert (timing.spec, timing.seconds, timing.predicted_seconds) == (make_record().spec, 30.0, 10.0)
 
 
 def test_killed_writer_leaves_nothing_half(tmp_path: Path) -> None:
@@ -185,7 +222,7 @@ def test_full_disk_and_locked_are_said(tmp_path: Path, monkeypatch: pytest.Monke
             signal.signal(signal.SIGXFSZ, old)
         assert caught.value.kind == "disk"
         assert store.put(make_record("k2"))
-    monkeypatch.setattr("pipeline.store._BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.store.database.BUSY_SECONDS", 0.1)
     with QMStore(tmp_path / "s") as store, sqlite3.connect(tmp_path / "s", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError) as caught:
