@@ -66,6 +66,9 @@ class QMBench(Protocol):
     def estimate_seconds(self, tasks: Sequence[QMTask]) -> float:
         """Wall time that tasks will take."""
 
+    def what_would_fit(self, tasks: Sequence[QMTask], budget_seconds: float) -> str:
+        """What of these tasks could be done within a budget, in words; empty when nothing."""
+
     def compute(
         self, tasks: Sequence[QMTask], on_result: Callable[[QMTask, QMRecord | Failure], None]
     ) -> None:
@@ -203,9 +206,11 @@ def state_cost(campaign: Campaign, bench: Bench) -> None:
         f"estimated at {in_words(seconds)}."
     )
     if bench.budget_seconds is not None and seconds > bench.budget_seconds:
+        fitting = bench.qm.what_would_fit(tasks, bench.budget_seconds)
         raise SettingsError(
             f"the QM is estimated at {in_words(seconds)}, more than the budget of "
-            f"{in_words(bench.budget_seconds)}; raise the budget, take a cheaper --spec or fewer qm.n_points"
+            f"{in_words(bench.budget_seconds)}; {fitting or 'nothing of it would fit'}; or raise the budget, "
+            "or take a cheaper --spec"
         )
 
 

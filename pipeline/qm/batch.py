@@ -1,7 +1,15 @@
-"""Many calculations: the store first, then the rest, longest first, on single-core children side by side."""
+"""Many calculations: the store first, then the rest, longest first, on children side by side.
+
+Several runners, in one process or many, may work on one store: each task is computed by whoever holds its
+lease, and its result is everybody's.
+"""
 
 import contextlib
+import dataclasses
+import platform
 import selectors
+import shutil
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,21 +19,30 @@ from pathlib import Path
 import psutil
 
 from pipeline.child import Child, Limits
-from pipeline.errors import ChildError, QMError
+from pipeline.errors import ChildError, QMError, StoreError
 from pipeline.outcome import Failure, failure_from_exception
-from pipeline.qm.cost import estimate_seconds, machine_ratio, predicted_seconds
+from pipeline.qm.cost import Calibration, expected_seconds, what_would_fit
 from pipeline.qm.door import collect_record, start_task
 from pipeline.qm.levels import spec_by_name
+from pipeline.qm.outliers import flag_outliers
 from pipeline.qm.result import EngineResult
+from pipeline.qm.rules import limits_after, rule_of, tries_again
+from pipeline.qm.schedule import cores_for, speedup
 from pipeline.schema import QMRecord, QMSpec, QMTask
 from pipeline.settings import QMSettings, Settings
-from pipeline.store import Attempt, QMStore
+from pipeline.store import Attempt, Entry, Lease, QMStore, Refused, composition_of
+from pipeline.store.leases import LEASE_SECONDS, own_name
 
 Ending = QMRecord | Failure
 OnResult = Callable[[QMTask, Ending], None]
+Start = Callable[[QMTask, Limits, int], Child[EngineResult]]
+"""starts a task within limits on so many cores; QMError when it is refused"""
 
-_TRIES = 2
-"""A crash may be the machine's; a second one is the job's. Other failures would only repeat themselves."""
+_HEARTBEAT_SECONDS = LEASE_SECONDS / 4
+_LOOK_SECONDS = 1.0
+"""between two looks at what other runners have done"""
+_RESERVE_BYTES = 2**28
+"""free space of the scratch disk below which nothing is started"""
 
 
 def run_tasks(
@@ -35,82 +52,99 @@ def run_tasks(
 
     What the store holds is taken from it and never computed again; each new record is in the store before
     `on_result` hears of it. Ctrl-C ends the children and leaves the store with all that was finished.
-    Raises StoreError when the store cannot be written.
+    Raises StoreError (kind disk) when store or scratch is full: what ran is kept, the rest is not begun.
     """
-    wanted = {task.key: task for task in tasks}
-    endings: dict[str, Ending] = dict(store.get_many(wanted))
-    for key, record in endings.items():
-        on_result(wanted[key], record)
-    todo = [task for key, task in wanted.items() if key not in endings]
-    batch = _Batch(store, settings, jobs=jobs)
-    try:
-        for task, ending in batch.run(todo):
-            endings[task.key] = ending
-            on_result(task, ending)
-    finally:
-        batch.close()
-    return {key: endings[key] for key in wanted}
+    with Batch(store, settings, jobs=jobs) as batch:
+        return batch.run(tasks, on_result)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Running:
     task: QMTask
-    n_try: int
+    lease: Lease
     child: Child[EngineResult]
     start: float
+    n_cores: int
 
 
-class _Batch:
-    """The children that run now and the tasks that wait."""
+class Batch:
+    """A runner: the children that run now and the tasks that wait. Use it in a `with` block."""
 
-    def __init__(self, store: QMStore, settings: QMSettings, *, jobs: int) -> None:
+    def __init__(self, store: QMStore, settings: QMSettings, *, jobs: int, start: Start = start_task) -> None:
         self._store = store
         self._limits = Limits(wall_seconds=settings.seconds_per_job, memory_mb=settings.memory_mb)
+        self._memory_mb = psutil.virtual_memory().total // 2**20
         self._jobs = max(1, jobs)
         self._budget = settings.budget_seconds
-        self._ratios: dict[str, float] = {}
+        self._start_child = start
+        self._calibration = Calibration(store.timings(platform.node()))
         self._begin = time.monotonic()
+        self._first_attempt = store.last_attempt()
+        self._runner = own_name()
+        self._waiting: deque[QMTask] = deque()
+        self._elsewhere: dict[str, QMTask] = {}
         self._running: list[_Running] = []
+        self._stopped: QMError | None = None
+        self._renewed = self._looked = self._begin
 
-    def run(self, tasks: Sequence[QMTask]) -> Iterator[tuple[QMTask, Ending]]:
+    def __enter__(self) -> "Batch":
+        """Hand out the runner."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End what still runs and give its leases back."""
+        for running in self._running:
+            running.child.close()
+        with contextlib.suppress(StoreError):
+            self._store.release([running.lease for running in self._running])
+
+    def run(self, tasks: Iterable[QMTask], on_result: OnResult) -> dict[str, Ending]:
+        """Do as `run_tasks` says."""
+        wanted = {task.key: task for task in tasks}
+        endings: dict[str, Ending] = dict(self._store.get_many(wanted))
+        for key, record in endings.items():
+            on_result(wanted[key], record)
+        todo = [task for key, task in wanted.items() if key not in endings]
+        for task, ending in self._endings(todo):
+            endings[task.key] = ending
+            on_result(task, ending)
+        flag_outliers(self._store, [ending for ending in endings.values() if isinstance(ending, QMRecord)])
+        return {key: endings[key] for key in wanted}
+
+    def _endings(self, tasks: Sequence[QMTask]) -> Iterator[tuple[QMTask, Ending]]:
         """Yield each task with its ending, as they end."""
-        longest_first = sorted(tasks, key=_expected, reverse=True)
-        # Two jobs on a core each take half the time of one after the other on both (measured: 22-27 s against
-        # 50-52 s for four DMSO gradients): cores are shared out only when there are fewer tasks than cores.
-        n_cores = max(1, self._jobs // max(1, len(tasks)))
-        waiting = deque((task, 1) for task in longest_first)
-        while waiting or self._running:
-            while waiting and len(self._running) < self._jobs:
-                task, n_try = waiting.popleft()
-                refusal = self._start(task, n_try, n_cores)
-                if refusal is not None:
-                    yield task, refusal
-            for running in self._wait():
-                ending = self._collect(running)
-                if _try_again(ending, running.n_try):
-                    waiting.append((running.task, running.n_try + 1))
-                else:
-                    yield running.task, ending
+        self._waiting.extend(sorted(tasks, key=self._calibration.seconds, reverse=True))
+        while self._waiting or self._running or self._elsewhere:
+            yield from self._start_some()
+            if self._stopped is not None and not self._running:
+                raise StoreError(
+                    f"{self._stopped}\nNothing more is started; what was finished is kept. "
+                    "Free space and give the same command again.",
+                    kind="disk",
+                    retryable=True,
+                ) from self._stopped
+            yield from self._collect_some()
+            self._keep_alive()
 
-    def _start(self, task: QMTask, n_try: int, n_cores: int) -> Failure | None:
-        start = time.monotonic()
-        if over := self._over_budget(task):
-            return failure_from_exception(over, ligand=task.ligand_key, stage="qm")
-        try:
-            child = start_task(task, self._limits, n_cores)
-        except (QMError, ChildError) as error:
-            return self._keep_failure(task, error, start)
-        self._running.append(_Running(task=task, n_try=n_try, child=child, start=start))
-        return None
+    # ---- starting ----
 
-    def _over_budget(self, task: QMTask) -> QMError | None:
+    def _start_some(self) -> Iterator[tuple[QMTask, Ending]]:
+        while self._waiting and self._stopped is None and (n_free := self._n_free()):
+            task = self._waiting.popleft()
+            ending: Ending | None = self._over_budget(task) or self._failed_elsewhere(task)
+            if ending is None and self._has_room():
+                ending = self._claim(task, n_free)
+            if ending is not None:
+                yield task, ending
+
+    def _n_free(self) -> int:
+        return self._jobs - sum(running.n_cores for running in self._running)
+
+    def _over_budget(self, task: QMTask) -> Failure | None:
         """Say so when a task would not end within the budget."""
         if self._budget is None:
             return None
-        program = task.spec.program
-        if program not in self._ratios:
-            self._ratios[program] = machine_ratio(self._store, program)
-        needed = _expected(task) * self._ratios[program]
+        needed = self._calibration.seconds(task)
         left = self._budget - (time.monotonic() - self._begin)
         if needed <= left:
             return None
@@ -118,62 +152,134 @@ class _Batch:
             f"{task.ligand_key}: not started: about {needed:.0f} s needed, {max(left, 0.0):.0f} s left of "
             f"the budget of {self._budget:.0f} s; repeat the command to go on"
         )
-        return QMError(message, kind="budget", retryable=True)
+        return _failure(task, QMError(message, kind="budget"))
 
-    def _wait(self) -> list[_Running]:
-        """Wait until at least one child has ended."""
+    def _failed_elsewhere(self, task: QMTask) -> Failure | None:
+        """Take another runner's failure for ours when trying again would not help."""
+        attempts = self._store.attempts(task.key, after=self._first_attempt)
+        if not attempts or attempts[-1].kind == "ok" or tries_again(attempts[-1].kind, attempts):
+            return None
+        return _failure(task, QMError(attempts[-1].message, kind=attempts[-1].kind))
+
+    def _has_room(self) -> bool:
+        scratch = self._limits.scratch or Path(tempfile.gettempdir())
+        free = shutil.disk_usage(scratch).free
+        if free < _RESERVE_BYTES:
+            self._stopped = QMError(f"{scratch}: only {free / 2**20:.0f} MB are free", kind="disk")
+        return self._stopped is None
+
+    def _claim(self, task: QMTask, n_free: int) -> Ending | None:
+        """Start a task, unless it is done or another runner has it; give its ending when it has one."""
+        lease = self._store.claim(task.key, self._runner)
+        if lease is Refused.DONE:
+            return self._store.get(task.key)
+        if lease is Refused.TAKEN:
+            self._elsewhere[task.key] = task
+            return None
+        assert isinstance(lease, Lease)
+        rest = sum(self._calibration.seconds(other) for other in self._waiting)
+        n_cores = cores_for(self._calibration.seconds(task), rest, n_free, self._jobs)
+        start = time.monotonic()
+        limits = limits_after(self._limits, self._store.attempts(task.key), self._memory_mb)
+        try:
+            child = self._start_child(task, limits, n_cores)
+        except (QMError, ChildError) as error:
+            return self._keep_failure(task, lease, error, _Took(start=start, n_cores=n_cores))
+        self._running.append(_Running(task=task, lease=lease, child=child, start=start, n_cores=n_cores))
+        return None
+
+    # ---- ending ----
+
+    def _collect_some(self) -> Iterator[tuple[QMTask, Ending]]:
+        """Wait until a child has ended, or a moment; take the endings of those that have."""
+        for running in self._ended():
+            ending = self._collect(running)
+            if ending is not None:
+                yield running.task, ending
+
+    def _ended(self) -> list[_Running]:
+        patience = _LOOK_SECONDS if self._elsewhere else _HEARTBEAT_SECONDS
         if not self._running:
+            if self._elsewhere:
+                time.sleep(patience)
             return []
         with selectors.DefaultSelector() as selector:
             for running in self._running:
                 selector.register(running.child, selectors.EVENT_READ, running)
-            return [key.data for key, _ in selector.select(self._limits.wall_seconds)] or self._running[:1]
+            return [key.data for key, _ in selector.select(patience)]
 
-    def _collect(self, running: _Running) -> Ending:
-        task = running.task
+    def _collect(self, running: _Running) -> Ending | None:
+        """The ending of a child, kept; None when the task has to be tried again, here or elsewhere."""
+        task, took = running.task, _Took(start=running.start, n_cores=running.n_cores)
         try:
             record = collect_record(task, running.child)
         except QMError as error:
-            return self._keep_failure(task, error, running.start)
-        else:
-            self._store.put(record)
-            self._keep_attempt(task, running.start, "ok", "")
-            return record
+            return self._keep_failure(task, running.lease, error, took)
         finally:
             self._running.remove(running)
             running.child.close()
+        try:
+            entry = Entry(record=record, composition=composition_of(task))
+            self._store.finish(running.lease, entry, took.attempt(task, "ok", "", dict(record.provenance)))
+        except StoreError as error:
+            if error.kind != "lease":
+                raise
+            self._elsewhere[task.key] = task  # we were away too long: its result is another's to give
+            return None
+        return record
 
-    def _keep_failure(self, task: QMTask, error: QMError | ChildError, start: float) -> Failure:
-        self._keep_attempt(task, start, error.kind, str(error))
-        return failure_from_exception(error, ligand=task.ligand_key, stage="qm")
+    def _keep_failure(
+        self, task: QMTask, lease: Lease, error: QMError | ChildError, took: "_Took"
+    ) -> Failure | None:
+        """Note a failure; give it, or None when its rule says that the task is tried again."""
+        self._store.fail(lease, took.attempt(task, error.kind, str(error), {}))
+        if rule_of(error.kind).stops:
+            self._stopped = QMError(str(error), kind=error.kind)
+            return None
+        if tries_again(error.kind, self._store.attempts(task.key, after=self._first_attempt)):
+            self._waiting.append(task)
+            return None
+        return _failure(task, error)
 
-    def _keep_attempt(self, task: QMTask, start: float, kind: str, message: str) -> None:
-        self._store.add_attempt(
-            Attempt(
-                task_key=task.key,
-                seconds=time.monotonic() - start,
-                predicted_seconds=_expected(task) or None,
-                kind=kind,
-                message=message,
-            )
+    def _keep_alive(self) -> None:
+        """Renew our leases; look from time to time what became of the tasks that others have."""
+        now = time.monotonic()
+        if self._running and now - self._renewed >= _HEARTBEAT_SECONDS:
+            self._store.renew([running.lease for running in self._running])
+            self._renewed = now
+        if self._elsewhere and now - self._looked >= _LOOK_SECONDS:
+            self._waiting.extend(self._elsewhere.values())
+            self._elsewhere.clear()
+            self._looked = now
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Took:
+    """When a try began and on what."""
+
+    start: float
+    n_cores: int
+
+    def attempt(self, task: QMTask, kind: str, message: str, facts: Mapping[str, str]) -> Attempt:
+        """The try, ended now, for the history."""
+        predicted = expected_seconds(task) / speedup(self.n_cores)
+        return Attempt(
+            task_key=task.key,
+            seconds=time.monotonic() - self.start,
+            predicted_seconds=predicted or None,
+            kind=kind,
+            message=message,
+            cpu_seconds=float(facts["cpu_seconds"]) if "cpu_seconds" in facts else None,
+            n_cores=self.n_cores,
+            rung=facts.get("scf_rung", ""),
+            host=platform.node(),
         )
 
-    def close(self) -> None:
-        """End what still runs."""
-        for running in self._running:
-            running.child.close()
 
-
-def _try_again(ending: Ending, n_try: int) -> bool:
-    return isinstance(ending, Failure) and ending.kind == "crash" and n_try < _TRIES
-
-
-def _expected(task: QMTask) -> float:
-    """Predict a task's seconds; 0 for one that will be refused."""
-    try:
-        return predicted_seconds(task)
-    except QMError:
-        return 0.0
+def _failure(task: QMTask, error: QMError | ChildError) -> Failure:
+    """A task's failure; its kind's rule decides whether trying again later can help."""
+    failure = failure_from_exception(error, ligand=task.ligand_key, stage="qm")
+    return dataclasses.replace(failure, retryable=rule_of(error.kind).later)
 
 
 class StoredQM:
@@ -191,7 +297,12 @@ class StoredQM:
 
     def estimate_seconds(self, tasks: Sequence[QMTask]) -> float:
         """Wall time that tasks will take here, by this machine's own history where there is one."""
-        return estimate_seconds(tasks, self._jobs, machine_ratio(self._store, self.spec.program))
+        return Calibration(self._store.timings(platform.node())).batch_seconds(tasks, self._jobs)
+
+    def what_would_fit(self, tasks: Sequence[QMTask], budget_seconds: float) -> str:
+        """Say what of these tasks could be done within a budget; empty when nothing."""
+        calibration = Calibration(self._store.timings(platform.node()))
+        return what_would_fit(tasks, budget_seconds, lambda some: calibration.batch_seconds(some, self._jobs))
 
     def compute(self, tasks: Sequence[QMTask], on_result: OnResult) -> None:
         """Compute what the store lacks and put it there."""

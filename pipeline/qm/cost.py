@@ -4,18 +4,19 @@ Fitted to CPU seconds of single-core jobs (molecules of 3 to 21 atoms, H C N O S
 by the history in its store, or, without one, by a short probe of its speed.
 """
 
-import heapq
-import platform
+import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.errors import QMError
 from pipeline.qm.levels import has_analytic_hessian, n_functions
-from pipeline.schema import QMTask
-from pipeline.store import QMStore
+from pipeline.qm.schedule import wall_seconds
+from pipeline.schema import QMSpec, QMTask
+from pipeline.store import Timing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,10 @@ _ATOMS_POWER = 0.4
 """points of the grid grow with the atoms, functions that reach a point do not"""
 _FEWEST = 3
 """successful jobs before the history is believed"""
+_ALIKE = 15
+"""jobs of nearest size whose median is believed"""
+_FEWEST_POINTS = 3
+"""geometries per molecule below which nothing can be tuned and tested"""
 _PROBE_SECONDS = 0.0036
 """CPU seconds of the probe on the machine of the fit"""
 
@@ -74,22 +79,71 @@ def _gradients(task: QMTask) -> float:
     return per_driver.get(task.spec.driver, 0.0)
 
 
-def estimate_seconds(tasks: Sequence[QMTask], jobs: int, ratio: float = 1.0) -> float:
-    """Predict the wall time of a batch: longest first, on `jobs` children, times the machine's ratio."""
-    ends = [0.0] * max(1, jobs)
-    for seconds in sorted((predicted_seconds(task) for task in tasks), reverse=True):
-        heapq.heapreplace(ends, ends[0] + seconds)
-    return ratio * max(ends)
+def expected_seconds(task: QMTask) -> float:
+    """Predict as `predicted_seconds`; 0 for a task that will be refused, so that it is refused at once."""
+    try:
+        return predicted_seconds(task)
+    except QMError:
+        return 0.0
 
 
-def machine_ratio(store: QMStore, program: str) -> float:
-    """How much longer jobs take here than the fit says: the median of the store's history, else a probe."""
-    history = [
-        timing.seconds / timing.predicted_seconds
-        for timing in store.timings(platform.node())
-        if timing.spec.program == program
-    ]
-    return statistics.median(history) if len(history) >= _FEWEST else probe_speed()
+class Calibration:
+    """This machine's own times beside what was predicted: turns a prediction into wall time here."""
+
+    def __init__(self, timings: Sequence[Timing]) -> None:
+        self._timings: dict[tuple[str, ...], list[Timing]] = {}
+        for timing in timings:
+            for kind in _kinds(timing.spec):
+                self._timings.setdefault(kind, []).append(timing)
+        self._probe: float | None = None
+
+    def seconds(self, task: QMTask) -> float:
+        """Wall time of one task on one core here; 0 for a task that will be refused."""
+        predicted = expected_seconds(task)
+        return predicted * self.ratio(task.spec, predicted) if predicted else 0.0
+
+    def ratio(self, spec: QMSpec, predicted: float) -> float:
+        """How much longer jobs take here than predicted: the median of the most alike, else a probe.
+
+        Alike are those of the same program, method and driver, or else of program and method, or of the
+        program; among them those of nearest size.
+        """
+        for kind in _kinds(spec):
+            alike = self._timings.get(kind, [])
+            if len(alike) >= _FEWEST:
+                alike = sorted(alike, key=lambda t: abs(math.log(t.predicted_seconds / predicted)))[:_ALIKE]
+                return statistics.median(t.seconds / t.predicted_seconds for t in alike)
+        if self._probe is None:
+            self._probe = probe_speed()
+        return self._probe
+
+    def batch_seconds(self, tasks: Sequence[QMTask], n_cores: int) -> float:
+        """Wall time of a batch on so many cores here."""
+        return wall_seconds([self.seconds(task) for task in tasks], n_cores)
+
+
+def _kinds(spec: QMSpec) -> tuple[tuple[str, ...], ...]:
+    return (spec.program, spec.method, spec.driver), (spec.program, spec.method), (spec.program,)
+
+
+def what_would_fit(
+    tasks: Sequence[QMTask], budget: float, estimate: Callable[[Sequence[QMTask]], float]
+) -> str:
+    """Say what of a batch a budget (seconds) is enough for: fewer geometries per molecule, else fewer
+    molecules; empty when nothing is.
+    """
+    of_molecule: dict[str, list[QMTask]] = {}
+    for task in tasks:
+        of_molecule.setdefault(task.ligand_key, []).append(task)
+    molecules = sorted(of_molecule.values(), key=lambda some: sum(expected_seconds(task) for task in some))
+    most = max(map(len, molecules), default=0)
+    for n_points in range(most - 1, _FEWEST_POINTS - 1, -1):
+        if estimate([task for some in molecules for task in some[:n_points]]) <= budget:
+            return f"{n_points} geometries per molecule would fit (qm.n_points = {n_points})"
+    for n_molecules in range(len(molecules) - 1, 0, -1):
+        if estimate([task for some in molecules[:n_molecules] for task in some]) <= budget:
+            return f"the {n_molecules} cheapest of the {len(molecules)} molecules would fit"
+    return ""
 
 
 def probe_speed() -> float:

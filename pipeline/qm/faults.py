@@ -13,6 +13,8 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("no space left on device", "disk"),
     ("disk quota exceeded", "disk"),
     ("file too large", "disk"),
+    ("sigxfsz", "disk"),
+    ("file size limit exceeded", "disk"),
     ("psio error", "disk"),
     ("psio_error", "disk"),
     ("bad_alloc", "memory"),
@@ -38,8 +40,6 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("segmentation fault", "crash"),
     ("sigabrt", "crash"),
 )
-_RETRYABLE = frozenset({"memory", "disk", "time", "crash"})
-_OF_CHILD = {"time": "time", "memory": "memory", "crash": "crash", "lost": "crash"}
 _TAIL = 1500
 """characters; a program's last words say why, its first thousand lines do not"""
 
@@ -53,12 +53,12 @@ def classify(text: str) -> str:
 def error_from_text(text: str, *, who: str) -> QMError:
     """Make the classified error of a program's complaint, with its last lines."""
     kind = classify(text)
-    return QMError(f"{who} failed ({kind}): {text.strip()[-_TAIL:]}", kind=kind, retryable=kind in _RETRYABLE)
+    return QMError(f"{who} failed ({kind}): {text.strip()[-_TAIL:]}", kind=kind)
 
 
 def error_from_child(error: ChildError, *, who: str) -> QMError:
     """Make the classified error of a child process that did not live to answer."""
-    kind = _OF_CHILD.get(error.kind, "crash")
+    kind = error.kind  # time, memory, crash or lost
     if kind == "crash" and classify(str(error)) in ("disk", "memory"):
         kind = classify(str(error))
-    return QMError(f"{who}: {error}", kind=kind, retryable=True)
+    return QMError(f"{who}: {error}", kind=kind)

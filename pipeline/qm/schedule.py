@@ -28,7 +28,7 @@ def speedup(n_cores: int) -> float:
 
 
 def wall_seconds(jobs: Sequence[float], n_cores: int) -> float:
-    """Play the schedule: the time from the first start to the last end of jobs of these lengths on one core."""
+    """Play the schedule: the time from first start to last end of jobs of these lengths on one core."""
     waiting = sorted(jobs)
     rest, now, n_free = sum(waiting), 0.0, max(1, n_cores)
     running: list[tuple[float, int]] = []

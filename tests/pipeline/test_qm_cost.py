@@ -1,13 +1,13 @@
 """The cost model and the plan made from it."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from pipeline.qm.cost import estimate_seconds, machine_ratio, predicted_seconds
-from pipeline.schema import QMRecord, QMSpec, QMTask
-from pipeline.store import Attempt, QMStore
+from pipeline.qm.cost import Calibration, predicted_seconds, what_would_fit
+from pipeline.schema import QMSpec, QMTask
+from pipeline.store import Timing
 
 # (engine, atomic numbers, CPU seconds measured on one core when the model was fitted)
 MEASURED = [
@@ -53,31 +53,53 @@ def test_model_is_monotonic(program: str) -> None:
     )
 
 
-def test_plan_by_hand() -> None:
-    """Three equal jobs take three times one on one child, twice on two, once on three or more."""
-    task = make_task("pyscf", [8, 1, 1])
-    one = predicted_seconds(task)
-    for jobs, times in ((1, 3), (2, 2), (3, 1), (8, 1)):
-        assert estimate_seconds([task] * 3, jobs) == pytest.approx(times * one)
-    assert estimate_seconds([task], 1, ratio=2.5) == pytest.approx(2.5 * one)
-    assert estimate_seconds([], 2) == 0.0
+def timing(task: QMTask, ratio: float) -> Timing:
+    """This task took so many times what was predicted."""
+    predicted = predicted_seconds(task)
+    return Timing(spec=task.spec, seconds=ratio * predicted, predicted_seconds=predicted)
 
 
-def test_history_scales(tmp_path: Path) -> None:
-    """After three jobs the machine's ratio is the median of actual over predicted; before, a probe's."""
-    with QMStore(tmp_path / "s") as store:
-        assert 0.1 < machine_ratio(store, "pyscf") < 100  # a probe: any computer of the last twenty years
-        for n, ratio in enumerate((1.5, 2.0, 9.0)):
-            record = QMRecord(
-                task_key=f"k{n}",
-                ligand_key="x",
-                spec=QMSpec(),
-                coords=np.zeros((1, 3)),
-                energy=-1.0,
-                gradient=None,
-            )
-            store.put(record)
-            store.add_attempt(
-                Attempt(task_key=f"k{n}", seconds=10 * ratio, predicted_seconds=10.0, kind="ok")
-            )
-        assert machine_ratio(store, "pyscf") == 2.0
+def test_history_of_the_most_alike_scales() -> None:
+    """The nearest fifteen of the same program, method and driver decide; without three such, those of the
+    program; without these, a probe.
+    """
+    small, large = make_task("pyscf", [8, 1, 1]), make_task("pyscf", [6] * 9 + [1] * 12)
+    history = [timing(small, 3.0)] * 15 + [timing(large, 0.5)] * 15
+    calibration = Calibration(history)
+    assert calibration.seconds(small) == pytest.approx(3.0 * predicted_seconds(small))
+    assert calibration.seconds(large) == pytest.approx(0.5 * predicted_seconds(large))
+    energy = make_task("pyscf", [6] * 9 + [1] * 12, "energy")
+    assert calibration.seconds(energy) == pytest.approx(0.5 * predicted_seconds(energy))
+    # Any computer of the last twenty years:
+    assert 0.1 < Calibration([timing(small, 50.0)] * 2).ratio(small.spec, 1.0) < 20
+
+
+def test_the_median_is_not_pulled_by_one_stray() -> None:
+    """Of three times 1.5, 2 and 9 the ratio is 2."""
+    task = make_task("psi4", [8, 1, 1])
+    assert Calibration([timing(task, r) for r in (1.5, 9.0, 2.0)]).ratio(task.spec, 5.0) == pytest.approx(2.0)
+
+
+def test_what_would_fit_is_said() -> None:
+    """Two molecules of five geometries, ten units of cost in all: eight allow four each, two none but one
+    molecule's, and a half nothing.
+    """
+    tasks = [
+        QMTask(
+            ligand_key=name,
+            atomic_numbers=np.array([2] * n_atoms),
+            coords=np.arange(3.0 * n_atoms).reshape(-1, 3) + n,
+            total_charge=0,
+            spec=make_task("tblite", [2]).spec,
+        )
+        for name, n_atoms in (("a", 1), ("b", 3))
+        for n in range(5)
+    ]
+
+    def estimate(some: Sequence[QMTask]) -> float:
+        return float(sum(len(task.atomic_numbers) for task in some))
+
+    assert what_would_fit(tasks, 17.0, estimate).startswith("4 geometries per molecule")
+    assert what_would_fit(tasks, 12.0, estimate).startswith("3 geometries per molecule")
+    assert what_would_fit(tasks, 11.0, estimate) == "the 1 cheapest of the 2 molecules would fit"
+    assert what_would_fit(tasks, 4.0, estimate) == ""

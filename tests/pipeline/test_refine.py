@@ -71,6 +71,9 @@ class SpringBench:
     def find(self, keys):
         return {key: self.store[key] for key in keys if key in self.store}
 
+    def what_would_fit(self, tasks, budget_seconds):
+        return f"of {len(tasks)} some would fit in {budget_seconds} s"
+
     def estimate_seconds(self, tasks):
         return 2.0 * len(tasks)
 
