@@ -46,7 +46,7 @@ from pipeline.qm.levels import spec_by_name
 from pipeline.qm.methods import is_installed
 from pipeline.refine import Bench, refine
 from pipeline.schema import CONVENTIONS_VERSION, QMSpec, Reference
-from pipeline.settings import Settings
+from pipeline.settings import Form, Settings
 
 _PROGRAMS = ("parmflow", "rdkit", "torch", "numpy", "openmm")
 """Programs whose versions decide the numbers; the QM programs' are in the provenance of each result."""
@@ -63,10 +63,10 @@ _NOT_DECISIVE: dict[str, bool | set[str]] = {
 
 
 @lru_cache(maxsize=2)
-def predictor_of(name: str) -> Predictor:
+def predictor_of(name: str, form: Form) -> Predictor:
     """Load the weights once per process; one thread, so that sums come out the same on every machine."""
     torch.set_num_threads(1)
-    return load_predictor(name)
+    return load_predictor(name, form)
 
 
 def n_jobs(settings: Settings) -> int:
@@ -76,7 +76,7 @@ def n_jobs(settings: Settings) -> int:
 
 def identity_of(request: Request) -> dict[str, Any]:
     """All that decides a run's results besides its library; what run.json says and a second run compares."""
-    predictor = predictor_of(request.settings.model)
+    predictor = predictor_of(request.settings.model, request.settings.form)
     settings = request.settings.model_dump(mode="json", exclude=_NOT_DECISIVE)
     if request.command == "assign":  # it computes no QM and tunes nothing
         settings = {name: value for name, value in settings.items() if name not in ("qm", "fine_tune")}
@@ -125,7 +125,7 @@ def line_of(request: Request) -> StraightLine:
         )
     level = spec_of(request.settings).level if request.command == "refine" else ""
     return StraightLine(
-        predictor=predictor_of(request.settings.model),
+        predictor=predictor_of(request.settings.model, request.settings.form),
         settings=request.settings,
         provenance=provenance_of(identity_of(request), level),
         isolate=run_in_child,
@@ -249,7 +249,7 @@ def spec_of(settings: Settings) -> QMSpec:
 def open_bench(request: Request) -> Iterator[Bench]:
     """Engines, store and fine-tuner of a request."""
     settings, line = request.settings, line_of(request)
-    predictor = predictor_of(settings.model)
+    predictor = predictor_of(settings.model, settings.form)
 
     def tune(references: Sequence[Reference], ring: Callable[[], None]) -> Sequence[LigandFit]:
         return fine_tune(predictor, references, settings.fine_tune, on_step=lambda *_: ring())

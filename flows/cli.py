@@ -46,6 +46,12 @@ Check = Annotated[
 ModelName = Annotated[
     str | None, typer.Option("--model", metavar="NAME", help="Shipped weights, `name/version`, or a folder.")
 ]
+FormName = Annotated[
+    str | None,
+    typer.Option(
+        "--form", metavar="NAME", help="class1 (default), or class2: with couplings, in fewer formats."
+    ),
+]
 Jobs = Annotated[
     int | None, typer.Option("--jobs", metavar="N", help="Worker processes; default one per core.")
 ]
@@ -88,6 +94,7 @@ def assign(  # a command's options are its arguments
     check: Check = None,
     constraints: Constraints = None,
     model: ModelName = None,
+    form: FormName = None,
     config: Config = None,
     jobs: Jobs = None,
     in_prefect: InPrefect = False,
@@ -98,6 +105,7 @@ def assign(  # a command's options are its arguments
         options = {
             **_export_options(formats, check, constraints),
             "model": model,
+            "form": form,
             "jobs": jobs,
         }
         request = Request(
@@ -118,6 +126,7 @@ def refine(
     check: Check = None,
     constraints: Constraints = None,
     model: ModelName = None,
+    form: FormName = None,
     spec: Spec = None,
     store: Store = None,
     budget: Budget = None,
@@ -131,6 +140,7 @@ def refine(
         options = {
             **_export_options(formats, check, constraints),
             "model": model,
+            "form": form,
             "jobs": jobs,
             "qm.spec": spec,
             "qm.budget_seconds": parse_duration(budget),
@@ -237,13 +247,15 @@ def evaluate(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Report, rows and plots.")],
     model: ModelName = None,
+    form: FormName = None,
     as_json: Json = False,
 ) -> None:
     """Score a network on a table of QM references beside MMFF94."""
     with exit_codes():
         from models.evaluate import evaluate as score  # matplotlib: a second that only this command pays
 
-        report = score(batch.predictor_of(model or "default"), data, out)
+        settings = settings_from(None, {"model": model, "form": form})
+        report = score(batch.predictor_of(settings.model, settings.form), data, out)
         print(report.to_json().strip() if as_json else report.to_text())
 
 

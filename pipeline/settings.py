@@ -112,6 +112,7 @@ class Settings(_Settings):
     export: ExportSettings = ExportSettings()
     model: str = "default"
     """name of the shipped weights, or `name/version`"""
+    form: Form = "class1"
     jobs: int = Field(default=0, ge=0)
     """worker processes; 0: one per core"""
 
