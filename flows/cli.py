@@ -2,20 +2,19 @@
 
 import contextlib
 import os
-import sqlite3
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows import batch, doctor, qm_only
+from flows import batch, doctor, qm_only, store_commands
+from flows.exit_codes import exit_codes
 from flows.progress import watch_on_stderr
 from flows.report import print_json, print_record, print_summary, summary
 from flows.request import Request, default_store, parse_duration, settings_from, split_formats
 from models import train as training
-from pipeline.errors import ParmflowError, UsageError
+from pipeline.errors import UsageError
 
 app = typer.Typer(
     help="Ligand libraries in; proven OpenFF, Amber, GROMACS, LAMMPS and OpenMM files out.",
@@ -23,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(store_commands.app, name="store")
 
 _LIBRARY_HELP = "Library files: .smi, .sdf, .csv, each also as .gz."
 _SPEC_HELP = "QM level: openff-default (B3LYP-D3BJ/DZVP) or fast (GFN2-xTB)."
@@ -65,25 +65,6 @@ Budget = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="The answer as JSON on stdout.")]
 InPrefect = Annotated[bool, typer.Option("--prefect", help="Run as a Prefect flow.")]
 RecordNumber = Annotated[int | None, typer.Option("--record", metavar="N", help="One record in full.")]
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, the shell's convention (128 + SIGINT)."""
-
-
-@contextlib.contextmanager
-def exit_codes() -> Iterator[None]:
-    """Turn our errors into one sentence on stderr and an exit code: 2 usage, 1 the batch broke."""
-    try:
-        yield
-    except UsageError as error:
-        print(f"parmflow: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
-    except (ParmflowError, OSError, sqlite3.Error) as error:
-        print(f"parmflow: the run broke: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        print("parmflow: stopped; the same command goes on from here.", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from error
 
 
 @app.command()

@@ -21,7 +21,7 @@ from pipeline.errors import StoreError
 LEASE_SECONDS = 60.0
 _SAME_START = 1.0
 """second; a process started at another time is another process with the same number"""
-_NOW = "(julianday('now') - 2440587.5) * 86400.0"
+NOW = "(julianday('now') - 2440587.5) * 86400.0"
 """the clock of all leases, seconds since 1970, UTC"""
 
 
@@ -69,11 +69,11 @@ def claim(connection: sqlite3.Connection, task_key: str, runner: str) -> Lease |
     """Take the lease of a task; call it inside a transaction."""
     if connection.execute("SELECT 1 FROM results WHERE key = ?", (task_key,)).fetchone():
         return Refused.DONE
-    query = f"SELECT runner, expires > {_NOW} FROM leases WHERE task_key = ?"
+    query = f"SELECT runner, expires > {NOW} FROM leases WHERE task_key = ?"
     row = connection.execute(query, (task_key,)).fetchone()
     if row is not None and row[1] and not is_dead(row[0]):
         return Refused.TAKEN
-    statement = f"INSERT OR REPLACE INTO leases (task_key, runner, expires) VALUES (?, ?, {_NOW} + ?)"
+    statement = f"INSERT OR REPLACE INTO leases (task_key, runner, expires) VALUES (?, ?, {NOW} + ?)"
     token = connection.execute(statement, (task_key, runner, LEASE_SECONDS)).lastrowid
     assert token is not None
     return Lease(task_key=task_key, token=token)
@@ -82,7 +82,7 @@ def claim(connection: sqlite3.Connection, task_key: str, runner: str) -> Lease |
 def renew(connection: sqlite3.Connection, leases: Iterable[Lease]) -> None:
     """Push the end of leases away; those that somebody else took meanwhile stay lost."""
     connection.executemany(
-        f"UPDATE leases SET expires = {_NOW} + ? WHERE token = ?",
+        f"UPDATE leases SET expires = {NOW} + ? WHERE token = ?",
         [(LEASE_SECONDS, lease.token) for lease in leases],
     )
 
@@ -100,7 +100,7 @@ def end(connection: sqlite3.Connection, lease: Lease) -> None:
 
 def remove_dead(connection: sqlite3.Connection) -> int:
     """Remove the leases that have ended; call it inside a transaction."""
-    query = f"SELECT token, runner, expires > {_NOW} FROM leases"
+    query = f"SELECT token, runner, expires > {NOW} FROM leases"
     dead = [token for token, runner, alive in connection.execute(query) if not alive or is_dead(runner)]
     connection.executemany("DELETE FROM leases WHERE token = ?", [(token,) for token in dead])
     return len(dead)

@@ -87,30 +87,35 @@ class QMStore:
 
     def entries(self, keys: Iterable[str] | None = None) -> Iterator[tuple[str, Entry]]:
         """Results with their atoms by key: these, or all in the order in which they came."""
-        if keys is not None:
-            wanted = list(dict.fromkeys(keys))
-            for start in range(0, len(wanted), _MANY):
-                part = wanted[start : start + _MANY]
-                yield from self._entries_where(f"key IN ({','.join('?' * len(part))})", part)
-            return
-        with self.reading() as connection:
-            last = connection.execute("SELECT coalesce(max(number), 0) FROM results").fetchone()[0]
-        for start in range(0, last, _MANY):
-            between = (start, min(start + _MANY, last))
-            yield from self._entries_where("results.number > ? AND results.number <= ?", between)
-
-    def _entries_where(self, condition: str, values: Iterable[object]) -> Iterator[tuple[str, Entry]]:
-        query = f"SELECT {_ROW}, {_FLAGS} FROM {_FROM} WHERE {condition} ORDER BY results.number"
-        with self.reading() as connection:
-            rows = connection.execute(query, tuple(values)).fetchall()
-        for *row, content_hash, flags in rows:
-            if hash_row(tuple(row)) != content_hash:
+        for row, content_hash, flags in self.rows(keys):
+            if hash_row(row) != content_hash:
                 raise StoreError(
                     f"{self.path}: the row {row[0][:12]} does not match its hash; "
                     "`parmflow store verify` lists the damage, `parmflow store gc` removes it",
                     kind="corrupt",
                 )
-            yield row[0], entry_of(tuple(row), flags or "")
+            yield row[0], entry_of(row, flags)
+
+    def rows(self, keys: Iterable[str] | None = None) -> Iterator[tuple[tuple, str, str]]:
+        """Rows as they stand in the file, unchecked, each with its hash and its flags."""
+        if keys is not None:
+            wanted = list(dict.fromkeys(keys))
+            for start in range(0, len(wanted), _MANY):
+                part = wanted[start : start + _MANY]
+                yield from self._rows_where(f"key IN ({','.join('?' * len(part))})", part)
+            return
+        with self.reading() as connection:
+            last = connection.execute("SELECT coalesce(max(number), 0) FROM results").fetchone()[0]
+        for start in range(0, last, _MANY):
+            between = (start, min(start + _MANY, last))
+            yield from self._rows_where("results.number > ? AND results.number <= ?", between)
+
+    def _rows_where(self, condition: str, values: Iterable[object]) -> Iterator[tuple[tuple, str, str]]:
+        query = f"SELECT {_ROW}, {_FLAGS} FROM {_FROM} WHERE {condition} ORDER BY results.number"
+        with self.reading() as connection:
+            rows = connection.execute(query, tuple(values)).fetchall()
+        for *row, content_hash, flags in rows:
+            yield tuple(row), content_hash, flags or ""
 
     def put(self, record: QMRecord, composition: Composition | None = None) -> bool:
         """Keep a record for good; False when its task is already there (the first one stays)."""
