@@ -4,6 +4,7 @@ The plain command and the Prefect flow both come here; they differ only in who c
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 
 from flows.fits_plot import write_fits_plot
+from flows.fragments_picture import write_fragment_pictures
 from flows.request import Request
 from models.finetune import LigandFit, fine_tune
 from models.predict import Predictor, load_predictor
@@ -34,6 +36,7 @@ from pipeline.campaign import (
 )
 from pipeline.child import run_in_child
 from pipeline.deliver import missing_programs
+from pipeline.drives import DriveBench
 from pipeline.errors import LibraryFileError, OutputFolderError, QMError, SettingsError
 from pipeline.ledger import Ledger
 from pipeline.library import Record, read_library
@@ -44,7 +47,7 @@ from pipeline.parametrize import StraightLine
 from pipeline.qm.batch import open_qm
 from pipeline.qm.levels import spec_by_name
 from pipeline.qm.methods import is_installed
-from pipeline.refine import Bench, refine
+from pipeline.refine import Bench, molecules, refine
 from pipeline.schema import CONVENTIONS_VERSION, QMSpec, Reference
 from pipeline.settings import Form, Settings
 
@@ -52,6 +55,7 @@ _PROGRAMS = ("parmflow", "rdkit", "torch", "numpy", "openmm")
 """Programs whose versions decide the numbers; the QM programs' are in the provenance of each result."""
 
 STORE_FILE = "qm.sqlite"
+FRAGMENT_FOLDER = "fragments"
 
 _NOT_DECISIVE: dict[str, bool | set[str]] = {
     "jobs": True,
@@ -79,7 +83,9 @@ def identity_of(request: Request) -> dict[str, Any]:
     predictor = predictor_of(request.settings.model, request.settings.form)
     settings = request.settings.model_dump(mode="json", exclude=_NOT_DECISIVE)
     if request.command == "assign":  # it computes no QM and tunes nothing
-        settings = {name: value for name, value in settings.items() if name not in ("qm", "fine_tune")}
+        settings = {
+            name: value for name, value in settings.items() if name not in ("qm", "fine_tune", "fragments")
+        }
     return {
         "command": request.command,
         "settings": settings,
@@ -179,15 +185,18 @@ def walk(campaign: Campaign, bench: Bench | None, settings: Settings) -> list[Ou
         assign(campaign, undone)
         return close_run(campaign, settings)
     refine(campaign, bench)
-    outcomes = close_run(campaign, settings)
-    write_fits_plot(campaign.folder)
-    return outcomes
+    return close_run(campaign, settings)
 
 
 def close_run(campaign: Campaign, settings: Settings) -> list[Outcome]:
-    """Write what concerns the library as a whole: its OFFXML and the tables."""
+    """Write what concerns the library as a whole: its OFFXML, the tables, the pictures."""
     write_library(campaign, settings.export, run_in_child)
-    return finish_run(campaign)
+    outcomes = finish_run(campaign)
+    write_fits_plot(campaign.folder)
+    if settings.qm.torsion_drives and (campaign.folder / "fits.csv").is_file():
+        ligands = [molecule.prepared.ligand for molecule in molecules(campaign)]
+        write_fragment_pictures(campaign.folder / FRAGMENT_FOLDER, ligands, settings.fragments)
+    return outcomes
 
 
 def check(request: Request, watch: Watch) -> None:
@@ -245,6 +254,19 @@ def spec_of(settings: Settings) -> QMSpec:
     return spec
 
 
+def drives_of(settings: Settings, line: StraightLine) -> DriveBench | None:
+    """How torsion drives are made, where the settings ask for them."""
+    if not settings.qm.torsion_drives:
+        return None
+    spec = spec_by_name(settings.qm.drive_spec)
+    return DriveBench(
+        fragments=settings.fragments,
+        spec=dataclasses.replace(spec, driver="optimise"),
+        spacing=settings.qm.drive_spacing,
+        make_starts=line.make_starts,
+    )
+
+
 @contextlib.contextmanager
 def open_bench(request: Request) -> Iterator[Bench]:
     """Engines, store and fine-tuner of a request."""
@@ -261,6 +283,7 @@ def open_bench(request: Request) -> Iterator[Bench]:
             fine_tune=tune,
             n_steps=settings.fine_tune.steps,
             budget_seconds=settings.qm.budget_seconds,
+            drives=drives_of(settings, line),
         )
 
 

@@ -24,6 +24,7 @@ from pipeline.refine import (
     Bench,
     compute_qm,
     deliver_fits,
+    drive_torsions,
     foresee,
     make_geometries,
     molecules,
@@ -137,6 +138,13 @@ def qm_shard(request: Request, keys: list[str]) -> int:
         return len(keys)
 
 
+@task(name="torsion drives", **_AGAIN)
+def drive_all(request: Request) -> None:
+    """Run the torsion drives of all fragments, where the settings ask for them."""
+    with _opened(request) as (campaign, bench):
+        drive_torsions(campaign, bench)
+
+
 @task(name="fine-tune", **_AGAIN)
 def tune_all(request: Request) -> list[int]:
     """Fine-tune on all references; the numbers of the records to deliver."""
@@ -216,6 +224,8 @@ def _refine_in_shards(request: Request, undone: list[int], progress: _Progress) 
     keys = list_molecules(request)
     size = max(QM_SHARD, math.ceil(len(keys) / MAX_QM_TASKS))
     progress.over((10, 80), shards(keys, size), lambda some: qm_shard(request, some))
+    if request.settings.qm.torsion_drives:
+        drive_all(request)
     undelivered = tune_all(request)
     progress.over((80, 99), shards(undelivered, CHEAP_SHARD), lambda some: deliver_shard(request, some))
     return ""

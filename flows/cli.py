@@ -25,7 +25,7 @@ app = typer.Typer(
 app.add_typer(store_commands.app, name="store")
 
 _LIBRARY_HELP = "Library files: .smi, .sdf, .csv, each also as .gz."
-_SPEC_HELP = "QM level: openff-default (B3LYP-D3BJ/DZVP) or fast (GFN2-xTB)."
+_SPEC_HELP = "QM level: openff-default (B3LYP-D3BJ/DZVP), fast (GFN2-xTB), quality or composite."
 
 Libraries = Annotated[list[Path], typer.Argument(metavar="LIBRARY...", help=_LIBRARY_HELP)]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder; a run there is resumed.")]

@@ -11,6 +11,7 @@ from pipeline.campaign import Watch, take_in
 from pipeline.outcome import Outcome
 from pipeline.refine import (
     compute_qm,
+    drive_torsions,
     find_records,
     foresee,
     make_geometries,
@@ -63,6 +64,7 @@ def fill_store(request: Request, watch: Watch) -> Filled:
             make_geometries(campaign, bench, molecules(campaign))
             state_cost(campaign, bench)
             compute_qm(campaign, bench, molecules(campaign))
+            drive_torsions(campaign, bench)
             kept = molecules(campaign)
             return Filled(
                 store=request.store,

@@ -33,6 +33,9 @@ Value = TypeVar("Value")
 STEP_SECONDS = 300.0
 """Wall-clock limit of standardising or delivering one ligand; both take well under a second."""
 
+MAX_STARTS = 3
+"""Conformers from which a torsion drive begins; the wavefront finds its way from there."""
+
 
 class Predictor(Protocol):
     """Gives a ligand its parameters; the network, or a fake in a test."""
@@ -131,6 +134,11 @@ class StraightLine:
             return conformers.coords
         copies = displaced_copies(conformers, n_copies, sigma=qm.displacement, seed=seed)
         return np.concatenate([conformers.coords, copies.coords])
+
+    def make_starts(self, ligand: Ligand) -> FloatArray:
+        """The lowest conformers, from which a torsion drive begins: (n_starts, n_atoms, 3) angstrom."""
+        found = generate_conformers(ligand, self.settings.conformers, seed=_seed(ligand_key(ligand)))
+        return found.coords[:MAX_STARTS]
 
     def _limits(self) -> Limits:
         return Limits(wall_seconds=STEP_SECONDS, memory_mb=self.settings.conformers.memory_mb)

@@ -7,18 +7,28 @@ phases talk only through the ledger and the QM store, so each can run on a part 
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.campaign import Campaign, deliver_record, each, prepare_record, settle
+from pipeline.drives import (
+    DriveBench,
+    PlannedDrive,
+    compute_drives,
+    drive_references,
+    foreseen_tasks,
+    join_references,
+    prepare_drives,
+)
 from pipeline.errors import QMError, SettingsError
 from pipeline.ledger import Fit, Prepared
 from pipeline.library import Record
 from pipeline.outcome import Failure, failure_from_exception
 from pipeline.outcomes_table import FIT_COLUMNS, write_csv
 from pipeline.parametrize import attempt
-from pipeline.schema import FloatArray, MMParameters, QMRecord, QMSpec, QMTask, Reference
+from pipeline.qm.bench import QMBench
+from pipeline.schema import FloatArray, MMParameters, QMRecord, QMTask, Reference
 from pipeline.topology import build_topology
 
 MIN_REFERENCES = 3
@@ -53,28 +63,6 @@ class LigandFit(Protocol):
         """Of the parameters kept."""
 
 
-class QMBench(Protocol):
-    """Where reference calculations are made and kept: engines and store at one level of theory."""
-
-    @property
-    def spec(self) -> QMSpec:
-        """The level of theory."""
-
-    def find(self, keys: Iterable[str]) -> Mapping[str, QMRecord]:
-        """Results by task key; keys that the store lacks are absent."""
-
-    def estimate_seconds(self, tasks: Sequence[QMTask]) -> float:
-        """Wall time that tasks will take."""
-
-    def what_would_fit(self, tasks: Sequence[QMTask], budget_seconds: float) -> str:
-        """What of these tasks could be done within a budget, in words; empty when nothing."""
-
-    def compute(
-        self, tasks: Sequence[QMTask], on_result: Callable[[QMTask, QMRecord | Failure], None]
-    ) -> None:
-        """Compute what the store lacks and put it there."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Bench:
     """The doors that refine needs beyond those of a campaign."""
@@ -88,6 +76,8 @@ class Bench:
     """steps that the fine-tuner will ring for"""
     budget_seconds: float | None = None
     """QM that is estimated to take longer is not begun"""
+    drives: DriveBench | None = None
+    """how torsion drives are made; None: none are"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -194,9 +184,29 @@ def missing_tasks(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) ->
     return missing
 
 
+def planned_drives(campaign: Campaign, bench: Bench) -> list[PlannedDrive]:
+    """The torsion drives of the run, with their starting geometries; none when none are asked for."""
+    if bench.drives is None:
+        return []
+    ligands = [molecule.prepared.canonical for molecule in molecules(campaign)]
+    return prepare_drives(campaign, bench.drives, ligands)
+
+
+def drive_torsions(campaign: Campaign, bench: Bench) -> None:
+    """Run the torsion drives of all fragments, each once."""
+    planned = planned_drives(campaign, bench)
+    if planned:
+        compute_drives(campaign, bench.qm, planned)
+
+
 def state_cost(campaign: Campaign, bench: Bench) -> None:
     """Say what the QM will cost before it starts; SettingsError when that is more than the budget."""
+    planned = planned_drives(campaign, bench)
+    if planned:
+        n_uses = sum(len(one.drive.uses) for one in planned)
+        campaign.watch.say(f"{len(planned)} torsion drives on fragments serve {n_uses} bonds.")
     tasks = missing_tasks(campaign, bench, molecules(campaign))
+    tasks += foreseen_tasks(bench.qm, planned)
     if not tasks:
         campaign.watch.say(f"QM at {bench.qm.spec.level}: nothing to compute, all is in the store.")
         return
@@ -263,10 +273,10 @@ def _too_few(molecule: Molecule, failures: dict[str, Failure], n_found: int, n_p
 
 
 def find_records(campaign: Campaign, bench: Bench, molecule: Molecule) -> tuple[QMRecord, ...]:
-    """The results of one molecule that the store holds, in the order of its geometries."""
+    """The unflagged results of one molecule that the store holds, in the order of its geometries."""
     keys = [task.key for task in qm_tasks(campaign, bench, molecule)]
     found = bench.qm.find(keys)
-    return tuple(found[key] for key in keys if key in found)
+    return tuple(found[key] for key in keys if key in found and not found[key].flags)
 
 
 def tune(campaign: Campaign, bench: Bench) -> None:
@@ -277,10 +287,7 @@ def tune(campaign: Campaign, bench: Bench) -> None:
     ledger = campaign.ledger
     some = molecules(campaign)
     found = [find_records(campaign, bench, molecule) for molecule in some]
-    digest = _digest(some, found)
-    if not some or digest == ledger.recall("references"):
-        return
-    references = [
+    own = [
         Reference(
             ligand=molecule.prepared.canonical,
             topology=build_topology(molecule.prepared.canonical),
@@ -288,6 +295,11 @@ def tune(campaign: Campaign, bench: Bench) -> None:
         )
         for molecule, records in zip(some, found, strict=True)
     ]
+    driven = drive_references(bench.qm, planned_drives(campaign, bench))
+    references = join_references(own, driven, MIN_REFERENCES)
+    digest = _digest(references)
+    if not some or digest == ledger.recall("references"):
+        return
     campaign.watch.begin("fine-tune", bench.n_steps)
     fits = attempt(
         "all ligands", "fine-tune", bench.fine_tune, references, lambda: campaign.watch.advance("fine-tune")
@@ -299,15 +311,16 @@ def tune(campaign: Campaign, bench: Bench) -> None:
         return
     kept = {
         molecule.ligand_key: _fit_of(fit, len(records), len(qm_tasks(campaign, bench, molecule)))
-        for molecule, fit, records in zip(some, fits, found, strict=True)
+        # The fits after the ligands' own are those of fragments.
+        for molecule, fit, records in zip(some, fits, found, strict=False)
     }
     ledger.replace_fits(digest, kept)
 
 
-def _digest(some: Sequence[Molecule], found: Sequence[tuple[QMRecord, ...]]) -> str:
+def _digest(references: Sequence[Reference]) -> str:
     text = "\n".join(
-        " ".join([molecule.ligand_key, *(record.task_key for record in records)])
-        for molecule, records in zip(some, found, strict=True)
+        " ".join([reference.ligand.mapped_smiles, *(record.task_key for record in reference.records)])
+        for reference in references
     )
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -371,6 +384,7 @@ def refine(campaign: Campaign, bench: Bench) -> None:
         make_geometries(campaign, bench, molecules(campaign))
         state_cost(campaign, bench)
         compute_qm(campaign, bench, molecules(campaign))
+        drive_torsions(campaign, bench)
         tune(campaign, bench)
         deliver_fits(campaign, ledger.numbers(status="undone"))
     write_fits(campaign)

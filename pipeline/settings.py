@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import SettingsError
 
@@ -43,13 +43,25 @@ class ConformerSettings(_Settings):
     memory_mb: int = Field(default=4096, ge=256)
 
 
+SpecName = Literal["openff-default", "fast", "quality", "composite"]
+"""openff-default: B3LYP-D3BJ/DZVP; fast: GFN2-xTB; quality: wB97X-D3BJ/def2-TZVPD; composite: B97-3c"""
+
+
 class QMSettings(_Settings):
     """The reference calculations of `refine`."""
 
     program: Literal["auto", "psi4", "pyscf", "tblite"] = "auto"
     """auto: pyscf, which is always installed and on two cores the faster of the two DFT engines"""
-    spec: Literal["openff-default", "fast"] = "openff-default"
-    """openff-default: B3LYP-D3BJ/DZVP; fast: GFN2-xTB"""
+    spec: SpecName = "openff-default"
+    """level of the references"""
+    optimise_spec: SpecName | None = None
+    """a cheaper level at which the conformers are optimised first: the plan of two levels"""
+    torsion_drives: bool = False
+    """also drive the torsions of the ligands' fragments, and tune on those"""
+    drive_spec: SpecName = "fast"
+    """level of the drives' optimisations; their single points are at `spec`"""
+    drive_spacing: int = Field(default=15, ge=5, le=90)
+    """degree between the points of a drive; a divisor of 360"""
     n_points: int = Field(default=5, ge=3, le=500)
     """geometries per ligand: conformers first, then displaced copies of them"""
     displacement: float = Field(default=0.04, gt=0, le=0.2)
@@ -57,6 +69,13 @@ class QMSettings(_Settings):
     seconds_per_job: float = Field(default=3600.0, gt=0)
     memory_mb: int = Field(default=4096, ge=256)
     budget_seconds: float | None = Field(default=None, gt=0)
+
+    @field_validator("drive_spacing")
+    @classmethod
+    def _comes_around(cls, value: int) -> int:
+        if 360 % value:
+            raise ValueError("does not divide 360")
+        return value
 
 
 class FragmentSettings(_Settings):
@@ -108,6 +127,7 @@ class Settings(_Settings):
     ligand: LigandRules = LigandRules()
     conformers: ConformerSettings = ConformerSettings()
     qm: QMSettings = QMSettings()
+    fragments: FragmentSettings = FragmentSettings()
     fine_tune: FineTuneSettings = FineTuneSettings()
     export: ExportSettings = ExportSettings()
     model: str = "default"

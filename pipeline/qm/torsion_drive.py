@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from qcelemental import periodictable
-from torsiondrive.td_api import get_next_jobs
 
 from pipeline.errors import QMError
 from pipeline.outcome import Failure, failure_from_exception
@@ -91,6 +90,30 @@ def run_drives(drives: Sequence[DriveTask], compute: Compute) -> dict[str, Torsi
     return {key: state.profile() for key, state in states.items()}
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Replay:
+    """A drive as far as the store knows it."""
+
+    ending: TorsionProfile | Failure
+    """with what is missing counted as failed"""
+    n_missing: int
+    """optimisations, in the waves that were reached, that the store does not hold"""
+
+
+def replay_drive(drive: DriveTask, find: Callable[[Sequence[str]], Mapping[str, QMRecord]]) -> Replay:
+    """Follow a drive through finished optimisations alone, computing nothing."""
+    state, n_missing = _State(drive), 0
+    while tasks := state.next_tasks():
+        endings: dict[str, Ending] = dict(find([task.key for _, task in tasks]))
+        for _, task in tasks:
+            if task.key not in endings:
+                n_missing += 1
+                error = QMError(f"{task.ligand_key}: not in the store", kind="lost", retryable=True)
+                endings[task.key] = failure_from_exception(error, ligand=task.ligand_key, stage="qm")
+        state.take(tasks, endings)
+    return Replay(ending=state.profile(), n_missing=n_missing)
+
+
 class _State:
     """What one drive has found so far."""
 
@@ -103,6 +126,8 @@ class _State:
 
     def next_tasks(self) -> list[tuple[int, QMTask]]:
         """The optimisations to make next, each with its angle in degrees; none when the drive has ended."""
+        from torsiondrive.td_api import get_next_jobs  # 0.5 s that only a drive pays
+
         drive = self._drive
         state = {
             "dihedrals": [list(drive.dihedral)],
