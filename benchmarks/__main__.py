@@ -10,6 +10,9 @@ NAMES = (
     "minima_relaxed",
     "export_readers",
     "fragment_sharing",
+    "store_speed",
+    "qm_faults",
+    "qm_cost",
 )
 
 

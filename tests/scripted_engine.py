@@ -8,6 +8,7 @@ A task's script is the list of what its first, second, ... try does; the last en
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -137,6 +138,27 @@ def main() -> None:
     }
     with QMStore(path) as store, Batch(store, SETTINGS, jobs=2, start=Scripted(scripts)) as batch:
         batch.run(tasks, lambda task, _: print(task.ligand_key, flush=True))
+
+
+def start_runner(store: Path, n_tasks: int, seed: int = 0) -> subprocess.Popen[str]:
+    """Start `main` in a process of its own; it names each finished task on a line."""
+    command = [sys.executable, "-m", "tests.scripted_engine", str(store), str(n_tasks), str(seed)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def final_state(path: Path) -> dict[str, tuple]:
+    """What a store holds, times left out: bytes of coordinates, energy, atoms."""
+    with QMStore(path) as store:
+        return {
+            key: (entry.record.coords.tobytes(), entry.record.energy, entry.record.spec, entry.record.flags)
+            for key, entry in store.entries()
+        }
+
+
+def successes(path: Path) -> Counter[str]:
+    """How often each task was finished."""
+    with QMStore(path) as store:
+        return Counter(attempt.task_key for attempt in store.attempts() if attempt.kind == "ok")
 
 
 if __name__ == "__main__":

@@ -108,15 +108,24 @@ def read_qcschema(path: Path) -> Iterator[Entry | str]:
 def read_records(records: Iterable[Any]) -> Iterator[Entry | str]:
     """Give the results of qcportal's record objects, e.g. of `dataset.iterate_records(include=["**"])`.
 
-    qcportal itself is not needed: an object that gives its JSON by `model_dump(mode="json")` is enough.
+    qcportal itself is not needed: objects that give their values as pydantic's do, old or new, are enough.
     """
     keys: dict[str, str] = {}
     for n, record in enumerate(records):
         whole = record[-1] if isinstance(record, tuple) else record  # (entry, specification, record)
         try:
-            yield from entries_of(whole.model_dump(mode="json"), keys)
+            yield from entries_of(_json_of(whole), keys)
         except (LigandError, ValueError, KeyError, TypeError) as error:
             yield f"record {n + 1}: {type(error).__name__}: {error}"
+
+
+def _json_of(record: Any) -> _Document:
+    dump = record.model_dump if hasattr(record, "model_dump") else record.dict
+    text = json.dumps(
+        dump(by_alias=True), default=lambda v: v.tolist() if isinstance(v, np.ndarray) else str(v)
+    )
+    document: _Document = json.loads(text)
+    return document
 
 
 def _documents(path: Path) -> Iterator[_Document]:

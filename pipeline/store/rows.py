@@ -5,6 +5,7 @@ import hashlib
 import json
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -91,11 +92,13 @@ def entry_of(row: tuple, flags: str = "") -> Entry:
     return Entry(record=record, composition=composition)
 
 
+@lru_cache(maxsize=1024)
 def document_of(spec: QMSpec) -> str:
     """A spec as JSON."""
     return json.dumps(dataclasses.asdict(spec), sort_keys=True)
 
 
+@lru_cache(maxsize=1024)
 def spec_of(document: str) -> QMSpec:
     """The spec of its JSON."""
     values = json.loads(document)
@@ -105,12 +108,11 @@ def spec_of(document: str) -> QMSpec:
 
 def hash_row(row: tuple) -> str:
     """Hash every value with its length in front, so that no byte can move to a neighbour unnoticed."""
-    digest = hashlib.sha256()
+    parts = []
     for value in row:
         data = _bytes_of(value)
-        digest.update(f"{-1 if value is None else len(data)}:".encode())
-        digest.update(data)
-    return digest.hexdigest()
+        parts += [b"-1:" if value is None else b"%d:" % len(data), data]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _bytes_of(value: bytes | float | int | str | None) -> bytes:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -17,26 +16,7 @@ from pipeline.qm.batch import Batch
 from pipeline.schema import QMRecord
 from pipeline.store import Attempt, Entry, Lease, QMStore, Refused
 from pipeline.store.leases import own_name
-from tests.scripted_engine import SETTINGS, Scripted, make_task
-
-
-def start_runner(store: Path, n_tasks: int, seed: int = 0) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.scripted_engine", str(store), str(n_tasks), str(seed)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def final_state(path: Path) -> dict[str, tuple]:
-    """What a store holds, times left out: bytes of coordinates, energy, atoms."""
-    with QMStore(path) as store:
-        return {
-            key: (entry.record.coords.tobytes(), entry.record.energy, entry.record.spec, entry.record.flags)
-            for key, entry in store.entries()
-        }
-
-
-def successes(path: Path) -> Counter[str]:
-    with QMStore(path) as store:
-        return Counter(attempt.task_key for attempt in store.attempts() if attempt.kind == "ok")
+from tests.scripted_engine import SETTINGS, Scripted, final_state, make_task, start_runner, successes
 
 
 def test_two_runners_compute_each_job_once(tmp_path: Path) -> None:

@@ -215,11 +215,15 @@ def test_qcarchive_records_are_read(tmp_path: Path) -> None:
         assert (last.energy, last.gradient) == (-76.45 * KCAL_PER_HARTREE, None)
 
 
-def test_records_of_qcportal_are_read_as_objects(tmp_path: Path) -> None:
-    """Objects with `model_dump`, bare or as the triples of `iterate_records`; of a drive the lowest
-    optimisation at each angle that has a finished one.
+@pytest.mark.parametrize(
+    "drive",
+    [SimpleNamespace(model_dump=lambda **_: DRIVE), SimpleNamespace(dict=lambda **_: DRIVE)],
+    ids=["pydantic 2", "pydantic 1"],
+)
+def test_records_of_qcportal_are_read_as_objects(tmp_path: Path, drive: SimpleNamespace) -> None:
+    """Objects, bare or as the triples of `iterate_records`; of a drive the lowest optimisation at each angle
+    that has a finished one.
     """
-    drive = SimpleNamespace(model_dump=lambda **_: DRIVE)
     with QMStore(tmp_path / "s") as store:
         taken = import_entries(store, read_records([("entry", "default", drive)]))
         assert (taken.n_new, taken.refused) == (1, ())
