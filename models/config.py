@@ -86,6 +86,8 @@ class ValenceStage(_Config):
     """softest modes along which gradients are compared once more, weighed by what they cost"""
     soft_weight: float = Field(default=0.5, ge=0)
     """weight of the energy that gradient errors along the soft modes cost, per kcal/mol"""
+    soft_huber: float = Field(default=1.0, gt=0)
+    """(kcal/mol)^(1/2): errors along a mode that cost more than half the square of this count linearly"""
 
 
 class Class2Stage(_Config):

@@ -25,6 +25,7 @@ from models.conformer_energies import (
 )
 from models.dataset import QMExample, read_qm_examples
 from models.points import EvaluationReport, compare_examples, make_folder, spread_over_sources
+from models.predict import Predictor
 from models.published import read_published
 from models.relax import RelaxSettings
 from models.relaxed import (
@@ -42,14 +43,15 @@ from models.relaxed import (
 from models.relaxed_cache import scores_or_compute
 from models.relaxed_plots import draw_worst, write_relaxed_plots
 from models.scoring import EvaluationSettings, Method, class1_method
+from models.uncertainty import UncertaintySummary, error_against_uncertainty
 from pipeline.errors import SettingsError
-from pipeline.parametrize import Predictor
 
 DEV = Path("qm") / "dev.parquet"
 CONFORMERS = Path("benchmarks") / "folmsbee2020_conformers.parquet"
 PUBLISHED = Path("benchmarks") / "industry_dev_baselines.parquet"
 SAGE = Path("forcefields") / "openff_unconstrained-2.2.1.offxml"
 CHARGES = Path("charges") / "am1bcc.parquet"
+UNCERTAINTY_PLOT = "uncertainty.png"
 SAGE_NAME, MMFF94_NAME = "Sage 2.2.1", "MMFF94"
 
 
@@ -85,6 +87,8 @@ class GoalReport:
     conformers: tuple[ConformerSummary, ...]
     left_out: tuple[tuple[str, int], ...]
     """rows of minima that a method could not relax"""
+    uncertainty: UncertaintySummary | None
+    """whether the errors of relaxed minima grow with the model's own uncertainty"""
     files: tuple[str, ...]
 
     def to_json(self) -> str:
@@ -96,7 +100,24 @@ class GoalReport:
 
     def to_text(self) -> str:
         """Show every figure, a block per kind of measurement."""
-        return "\n\n".join((self._relaxed_text(), self.points.to_text(), self._conformer_text()))
+        texts = (
+            self._relaxed_text(),
+            self.points.to_text(),
+            self._conformer_text(),
+            self._uncertainty_text(),
+        )
+        return "\n\n".join(text for text in texts if text)
+
+    def _uncertainty_text(self) -> str:
+        if self.uncertainty is None:
+            return ""
+        u = self.uncertainty
+        errors = ", ".join(f"{error:.2f}" for error in u.group_error)
+        return (
+            f"uncertainty: Spearman's rho {u.rank_correlation:.2f} with the mean |ddE| of {u.n_molecules} "
+            f"molecules; by fifths {errors}; {u.n_flagged} flagged: {u.error_flagged:.2f} against "
+            f"{u.error_inside:.2f} kcal/mol"
+        )
 
     def _relaxed_text(self) -> str:
         lines = [
@@ -148,6 +169,8 @@ def evaluate_goals(
     relaxed = [_relaxed_scores(contender, examples, folder, out, settings) for contender in contenders]
     common = relaxed_in_common(relaxed)
     rows = {row.row for row in common[0].rows} if common else set()
+    own = next((method for method in common if method.method == contenders[0].name), None)
+    uncertainty = error_against_uncertainty(model, examples, own, out / UNCERTAINTY_PLOT) if own else None
     published = read_published(folder / PUBLISHED, folder / DEV, examples)
     report = GoalReport(
         points=points,
@@ -155,7 +178,8 @@ def evaluate_goals(
         published=tuple(summarise_relaxed(restrict_relaxed(method, rows)) for method in published),
         conformers=_conformer_summaries(contenders, folder, settings),
         left_out=tuple((method.method, len(method.left_out)) for method in relaxed),
-        files=_write_relaxed(common, out),
+        uncertainty=uncertainty,
+        files=(*_write_relaxed(common, out), *([UNCERTAINTY_PLOT] if uncertainty else [])),
     )
     (out / "goals.json").write_text(report.to_json())
     return report

@@ -121,7 +121,7 @@ def valence_loss(valence: ValenceParameters, batch: TrainingBatch, config: Valen
     n_components = 3.0 * torch.bincount(batch.graphs.atom_molecule) * n_used
     gradient = (by_molecule / n_components).sum() / batch.has_gradient.sum().clamp(min=1.0)
     penalty = valence.proper_k.square().sum(dim=1).mean() + valence.improper_k.square().sum(dim=1).mean()
-    soft = config.soft_weight * soft_cost(gradient_error, batch, config.huber)
+    soft = config.soft_weight * soft_cost(gradient_error, batch, config.soft_huber)
     return energy.mean() + gradient + soft + config.torsion_penalty * penalty
 
 

@@ -24,6 +24,8 @@ RIGID = 1e-3
 """kcal/mol/angstrom^2: keeps P invertible along translations and rotations"""
 TORSION_STIFFNESS = 2.0
 """kcal/mol/radian^2: least stiffness of a dihedral in the metric"""
+CONTACT_STIFFNESS = 1.0
+"""kcal/mol/angstrom^2"""
 KT = 0.5961
 """kcal/mol at 300 K"""
 LARGEST_TURN = 1.05
@@ -150,16 +152,18 @@ def _lowest(jacobian: Tensor, stiffness: Tensor, n_modes: int) -> tuple[Tensor, 
 
 
 def soft_projections(indices: MMIndices, stiffness: FloatArray, coords: Tensor, n_modes: int) -> Tensor:
-    """Rows u/sqrt(lambda) of the softest modes at coords (n_atoms, n_confs, 3): (n_confs, m, 3 n_atoms).
+    """Rows u/sqrt(lambda + floor) of the softest modes: (n_confs, m, 3 n_atoms).
 
-    A force f along them costs |f . u|^2 / (2 lambda) kcal/mol: what relaxing in the metric P would win.
+    coords: (n_atoms, n_confs, 3), angstrom.
+    A force f along them costs |f . u|^2 / (2 lambda) kcal/mol: what relaxing in the metric P would win. The
+    floor stands for the contacts, which P leaves out: behind a triple bond a rotor has no stiffness in P.
     Float16, padded with zeros where a molecule has fewer modes.
     """
     _, jacobians = _measure(indices, coords.double())
     out = torch.zeros(len(jacobians), n_modes, jacobians.shape[2], dtype=torch.float16)
     for conf, jacobian in enumerate(jacobians):
         values, vectors = _lowest(jacobian, torch.as_tensor(stiffness), n_modes)
-        out[conf, : len(values)] = (vectors / values.sqrt()[:, None]).half()
+        out[conf, : len(values)] = (vectors / (values + CONTACT_STIFFNESS).sqrt()[:, None]).half()
     return out
 
 

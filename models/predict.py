@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from models.domain import Assessment, spread_of
 from models.features import build_graph
 from models.graph import GraphBatch, collate_graphs
 from models.readouts import CLASS1_NAMES, ValenceParameters
@@ -48,6 +49,15 @@ class Predictor:
                 strict=True,
             )
         ]
+
+    @torch.no_grad()
+    def assess(self, ligand: Ligand, topology: Topology) -> Assessment | None:
+        """Say how sure the model is of a ligand; None where its domain was not recorded."""
+        if self.model.domain is None:
+            return None
+        batch, indices = build_batch([(ligand, topology)])
+        spread = spread_of(self.valence.each(batch, indices))
+        return self.model.domain.assess(build_graph(ligand), spread)
 
     @torch.no_grad()
     def predict_charges(self, batch: GraphBatch) -> Tensor:

@@ -1,16 +1,25 @@
 """Train a model from one config file: charges, then the prior, then QM; resumes where it was stopped."""
 
 import json
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from models.config import TrainConfig, read_config
+from models.dataset import read_charge_examples, read_qm_examples
+from models.domain import Domain, spread_of
 from models.optimise import Report
+from models.predict import build_batch
 from models.train_charges import CHARGE_TABLE, train_charges
 from models.train_valence import DEV_TABLE, train_valence
 from models.weights import Model, save_model
 from pipeline.errors import OutputFolderError, SettingsError
+
+USUAL = 0.95
+"""share of the dev molecules whose disagreement counts as usual"""
 
 
 def train(config_path: Path, data: Path, out: Path, *, report: Report = print) -> Model:
@@ -38,9 +47,23 @@ def train(config_path: Path, data: Path, out: Path, *, report: Report = print) -
         sizes=sizes,
         class2=trained.class2,
     )
+    model = replace(model, domain=domain_of(model, data))
     saved = save_model(model, out / config.name / config.version)
     report(f"weights in {out / config.name / config.version}")
     return saved
+
+
+@torch.no_grad()
+def domain_of(model: Model, data: Path) -> Domain:
+    """What the training molecules look like, and the disagreement that most dev molecules stay below."""
+    known, _ = read_charge_examples(data / CHARGE_TABLE, "train")
+    dev, _ = read_qm_examples(data / DEV_TABLE)
+    valence = deepcopy(model.valence).double().eval()
+    totals = []
+    for example in {example.key: example for example in dev}.values():
+        batch, indices = build_batch([(example.ligand, example.topology)])
+        totals.append(spread_of(valence.each(batch, indices)).total)
+    return Domain.of_training([e.graph for e in known], limit=float(np.quantile(totals, USUAL)))
 
 
 def _check_tables(config: TrainConfig, data: Path) -> None:

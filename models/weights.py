@@ -1,7 +1,7 @@
 """DOOR to the weights: safetensors, a JSON manifest with hashes, a model card; never a pickle.
 
 weights/<name>/<version>/: manifest.json, MODEL_CARD.md, charges.safetensors, valence.safetensors,
-class2.safetensors
+class2.safetensors, domain.json
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from torch import nn
 
 from models.charges import ChargeNetwork
 from models.config import NetworkConfig
+from models.domain import Domain, read_domain
 from models.features import ELEMENTS, N_ATOM_FEATURES, N_EDGE_FEATURES
 from models.network import ValenceEnsemble, ValenceNetwork
 from pipeline.errors import SettingsError
@@ -23,6 +24,7 @@ from pipeline.settings import Form
 
 SHIPPED = Path(__file__).parent / "weights"
 DEFAULT = "first"
+DOMAIN_FILE = "domain.json"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,6 +40,8 @@ class Model:
     sizes: dict[str, NetworkConfig]
     class2: ValenceEnsemble | None = None
     """the same force field in the class II form, of the valence networks' size; None: there is none"""
+    domain: Domain | None = None
+    """what training saw; None where nobody looked"""
 
     def valence_of(self, form: Form) -> ValenceEnsemble:
         """The networks of a form; SettingsError when the model has none."""
@@ -60,6 +64,9 @@ def save_model(model: Model, folder: Path) -> Model:
         save_file({n: t.contiguous().float() for n, t in network.state_dict().items()}, path)
         path.chmod(0o644)
         hashes[path.name] = _sha256(path)
+    if model.domain is not None:
+        (folder / DOMAIN_FILE).write_text(model.domain.to_json())
+        hashes[DOMAIN_FILE] = _sha256(folder / DOMAIN_FILE)
     manifest = {
         "name": model.name,
         "version": model.version,
@@ -110,6 +117,10 @@ def load_model_folder(folder: Path) -> Model:
         for part, network in networks.items():
             _load_checked(network, folder / f"{part}.safetensors", manifest["sha256"])
             network.double().eval()
+        domain = None
+        if DOMAIN_FILE in manifest["sha256"]:
+            _check_hash(folder / DOMAIN_FILE, manifest["sha256"])
+            domain = read_domain(folder / DOMAIN_FILE)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise SettingsError(f"model {folder}: cannot be read: {error}") from error
     return Model(
@@ -120,6 +131,7 @@ def load_model_folder(folder: Path) -> Model:
         valence=valence,
         sizes=sizes,
         class2=class2,
+        domain=domain,
     )
 
 
@@ -142,9 +154,13 @@ def _check_conventions(manifest: dict[str, object], folder: Path) -> None:
             )
 
 
-def _load_checked(network: nn.Module, path: Path, hashes: dict[str, str]) -> None:
+def _check_hash(path: Path, hashes: dict[str, str]) -> None:
     if _sha256(path) != hashes[path.name]:
         raise SettingsError(f"{path}: hash differs from the manifest's: the file is damaged or was exchanged")
+
+
+def _load_checked(network: nn.Module, path: Path, hashes: dict[str, str]) -> None:
+    _check_hash(path, hashes)
     network.load_state_dict(load_file(path))
 
 

@@ -6,6 +6,7 @@ import torch
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from models.near_minima import (
+    CONTACT_STIFFNESS,
     KT,
     anchor_at,
     displace_along,
@@ -93,10 +94,11 @@ def test_modes_deform_and_hold_their_share(molecule):
 
 
 def test_a_force_along_a_mode_costs_its_square_over_twice_the_stiffness(molecule):
-    """The projections turn the force lambda a u into the energy lambda a^2 / 2, float16 to a percent."""
+    """The force (lambda + floor) a u along a mode costs (lambda + floor) a^2 / 2, float16 to a percent."""
     indices, x0, stiffness = molecule
     values, vectors = soft_modes(measure_internals(indices, x0), stiffness, 6)
     rows = soft_projections(indices, stiffness, torch.tensor(x0)[:, None, :], 6)[0].double().numpy()
     for value, vector in zip(values, vectors, strict=True):
-        force = value * 0.1 * vector
-        assert 0.5 * ((rows @ force) ** 2).sum() == pytest.approx(0.5 * value * 0.01, rel=1e-2)
+        force = (value + CONTACT_STIFFNESS) * 0.1 * vector
+        cost = 0.5 * (value + CONTACT_STIFFNESS) * 0.01
+        assert 0.5 * ((rows @ force) ** 2).sum() == pytest.approx(cost, rel=1e-2)

@@ -1,0 +1,158 @@
+"""How sure the model is of a ligand: how far its networks disagree, and whether training saw such atoms.
+
+The members of an ensemble were trained alike from other seeds: where the data do not decide, they differ.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.features import ELEMENTS, MAX_DEGREE, MolecularGraph
+from models.readouts import ValenceParameters
+from pipeline.errors import SettingsError
+from pipeline.schema import FloatArray
+
+RARE = 2
+"""an environment that fewer training molecules have counts as unknown"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Spread:
+    """Disagreement of the members, row by row beside the topology, kcal/mol."""
+
+    bond: FloatArray
+    """(n_bonds,): energy that the scatter of the rest length costs, k/2 var(l)"""
+    angle: FloatArray
+    """(n_angles,): k/2 var(theta0)"""
+    proper: FloatArray
+    """(n_propers,): standard deviation of the cosine series over a full turn"""
+    improper: FloatArray
+    """(n_impropers,): the same"""
+
+    @property
+    def total(self) -> float:
+        """One number for the ligand, kcal/mol: the torsions' disagreements as if independent."""
+        return float(np.sqrt((self.proper**2).sum() + (self.improper**2).sum()))
+
+
+def spread_of(members: Sequence[ValenceParameters]) -> Spread:
+    """Compare the members' parameters of one ligand; zero for a single network."""
+
+    def scatter(k: str, rest: str) -> FloatArray:
+        stiffness = torch.stack([getattr(member, k) for member in members])
+        values = torch.stack([getattr(member, rest) for member in members])
+        return _numpy(stiffness.mean(0) / 2 * _variance(values))
+
+    def series(name: str) -> FloatArray:
+        # The mean square of sum_n d_n cos n phi over a turn is sum_n d_n^2 / 2.
+        stacked = torch.stack([getattr(member, name) for member in members])
+        return _numpy((_variance(stacked).sum(1) / 2).sqrt())
+
+    return Spread(
+        bond=scatter("bond_k", "bond_length"),
+        angle=scatter("angle_k", "angle_theta"),
+        proper=series("proper_k"),
+        improper=series("improper_k"),
+    )
+
+
+def _variance(values: Tensor) -> Tensor:
+    """Over the members, dimension 0; of one member zero."""
+    return (values - values.mean(0)).square().mean(0)
+
+
+def _numpy(values: Tensor) -> FloatArray:
+    return np.asarray(values.detach().double().numpy())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assessment:
+    """What the model says about its own parameters of one ligand."""
+
+    uncertainty: float
+    """kcal/mol: the members' disagreement over the torsions"""
+    limit: float
+    """kcal/mol: 95 % of the dev molecules are below"""
+    unknown_atoms: tuple[int, ...]
+    """0-based: their element, surroundings or ring was in hardly any training molecule"""
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the ligand is like what the model was trained on and agrees about."""
+        return not self.unknown_atoms and self.uncertainty <= self.limit
+
+    @property
+    def reason(self) -> str:
+        """Why not, in a sentence; empty inside."""
+        parts = []
+        if self.unknown_atoms:
+            atoms = ", ".join(str(atom + 1) for atom in self.unknown_atoms[:8])
+            parts.append(f"surroundings of atoms {atoms} were not in the training")
+        if self.uncertainty > self.limit:
+            parts.append(
+                f"the networks disagree by {self.uncertainty:.2f} kcal/mol (usual: below {self.limit:.2f})"
+            )
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """What the training saw, and what disagreement is usual; kept beside the weights."""
+
+    environments: frozenset[str]
+    limit: float
+    """kcal/mol"""
+
+    @classmethod
+    def of_training(cls, graphs: Iterable[MolecularGraph], limit: float) -> Self:
+        """Count in how many molecules each environment occurs."""
+        counts = Counter(name for graph in graphs for name in set(environments(graph)))
+        return cls(environments=frozenset(n for n, count in counts.items() if count >= RARE), limit=limit)
+
+    def assess(self, graph: MolecularGraph, spread: Spread) -> Assessment:
+        """Judge one ligand."""
+        unknown = [i for i, name in enumerate(environments(graph)) if name not in self.environments]
+        return Assessment(uncertainty=spread.total, limit=self.limit, unknown_atoms=tuple(unknown))
+
+    def to_json(self) -> str:
+        """Serialise, sorted."""
+        return json.dumps({"environments": sorted(self.environments), "limit": self.limit}, indent=0) + "\n"
+
+
+def read_domain(path: Path) -> Domain:
+    """Read a domain file; SettingsError when it is none."""
+    try:
+        value = json.loads(path.read_text())
+        return Domain(environments=frozenset(map(str, value["environments"])), limit=float(value["limit"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"{path}: not a domain file: {error}") from error
+
+
+def environments(graph: MolecularGraph) -> list[str]:
+    """One word per atom: element, degree, hydrogens, conjugated ring, unsaturation; and its neighbours'."""
+    own = [_kind(row) for row in graph.atom_features.tolist()]
+    neighbours: list[list[str]] = [[] for _ in own]
+    for i, j in graph.edges.tolist():
+        element, degree, _, in_ring, unsaturated = own[j]
+        neighbours[i].append(f"{element}.{degree}{in_ring}{unsaturated}")
+    return [
+        ".".join(map(str, kind[:3])) + kind[3] + kind[4] + "(" + ",".join(sorted(around)) + ")"
+        for kind, around in zip(own, neighbours, strict=True)
+    ]
+
+
+def _kind(features: Sequence[float]) -> tuple[int, int, int, str, str]:
+    """Element, degree, hydrogens, `r` in a conjugated ring, `u` unsaturated: from a row of features."""
+    n_elements = len(ELEMENTS)
+    element = ELEMENTS[int(np.argmax(features[:n_elements]))]
+    degree = int(np.argmax(features[n_elements : n_elements + MAX_DEGREE + 1]))
+    n_hydrogens = round(4 * features[n_elements + MAX_DEGREE + 1])
+    conjugated, unsaturated = features[-2:]
+    return element, degree, n_hydrogens, "r" if conjugated else "", "u" if unsaturated else ""

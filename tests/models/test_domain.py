@@ -1,0 +1,169 @@
+"""The domain: disagreement of networks in kcal/mol, environments in any atom order, and the flag."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from models.charges import ChargeNetwork
+from models.config import NetworkConfig
+from models.domain import Domain, environments, read_domain, spread_of
+from models.features import build_graph
+from models.network import ValenceEnsemble, ValenceNetwork, mean_parameters
+from models.predict import Predictor, build_batch
+from models.readouts import CLASS1_NAMES
+from models.uncertainty import error_against_uncertainty
+from models.weights import Model, load_model_folder, save_model
+from pipeline.errors import SettingsError
+from pipeline.topology import build_topology
+
+
+def ensemble(n: int) -> ValenceEnsemble:
+    torch.manual_seed(4)
+    return ValenceEnsemble([ValenceNetwork(16, 2) for _ in range(n)]).double().requires_grad_(False)
+
+
+def members_of(smiles, build_ligand, n=3):
+    ligand = build_ligand(smiles)
+    batch, indices = build_batch([(ligand, build_topology(ligand))])
+    return ensemble(n).each(batch, indices)
+
+
+def test_a_single_network_agrees_with_itself(build_ligand):
+    """One member: no spread in any row, and the mean is that member."""
+    (member,) = members_of("CC(=O)NC", build_ligand, n=1)
+    spread = spread_of([member])
+    assert spread.total == 0
+    assert not spread.bond.any()
+    mean = mean_parameters([member])
+    for name in CLASS1_NAMES:
+        torch.testing.assert_close(getattr(mean, name), getattr(member, name), rtol=1e-14, atol=0)
+
+
+def test_the_mean_is_the_mean_energy_up_to_a_constant(build_ligand):
+    """Of every bond, angle and dihedral series at several values: the members' mean energy minus the mean
+    model's does not depend on the coordinate (rounding only)."""
+    members = members_of("CC(=O)NC", build_ligand)
+    mean = mean_parameters(members)
+    x = torch.linspace(0.8, 2.4, 7).double()
+
+    def spring(p, k, rest):
+        return getattr(p, k)[:, None] / 2 * (x - getattr(p, rest)[:, None]) ** 2
+
+    for k, rest in (("bond_k", "bond_length"), ("angle_k", "angle_theta")):
+        difference = torch.stack([spring(m, k, rest) for m in members]).mean(0) - spring(mean, k, rest)
+        assert (difference - difference[:, :1]).abs().max() < 1e-9
+    series = torch.stack([m.proper_k for m in members]).mean(0)
+    torch.testing.assert_close(series, mean.proper_k)
+
+
+def test_spread_of_a_series_is_its_standard_deviation_over_a_turn(build_ligand):
+    """Two members whose first proper differs by 2 d in one k_n: d / sqrt(2) kcal/mol by hand."""
+    (member,) = members_of("CC", build_ligand, n=1)
+    shifted = member.proper_k.clone()
+    shifted[0, 2] += 0.6
+    other = dataclasses.replace(member, proper_k=shifted)
+    assert spread_of([member, other]).proper[0] == pytest.approx(0.3 / math.sqrt(2))
+    assert spread_of([member, other]).total == pytest.approx(0.3 / math.sqrt(2))
+
+
+def test_environments_follow_the_atoms(build_ligand):
+    """Another atom order permutes the words; another resonance form changes none."""
+    straight = environments(build_graph(build_ligand("CC(=O)[O-]")))
+    order = np.random.default_rng(0).permutation(len(straight))
+    shuffled = environments(build_graph(build_ligand("CC(=O)[O-]", order)))
+    assert shuffled == [straight[i] for i in order]
+    one, other = (environments(build_graph(build_ligand(s))) for s in ("C[N+](=O)[O-]", "CN(=O)=O"))
+    assert sorted(one) == sorted(other)
+
+
+def test_an_unknown_environment_is_flagged_and_named(build_ligand):
+    """Trained on alcohols, a thiol's sulfur and its neighbours are unknown; an alcohol is inside."""
+    graphs = [build_graph(build_ligand(s)) for s in ("CCO", "CCO", "CCCO")]
+    domain = Domain.of_training(graphs, limit=1.0)
+    no_spread = spread_of(members_of("CCO", build_ligand, n=1))
+    inside = domain.assess(build_graph(build_ligand("CCO")), no_spread)
+    assert inside.is_inside
+    assert inside.reason == ""
+    outside = domain.assess(build_graph(build_ligand("CCS")), no_spread)
+    assert not outside.is_inside
+    assert 2 in outside.unknown_atoms
+    assert "atoms 2, 3" in outside.reason
+
+
+def test_disagreement_beyond_the_usual_is_flagged(build_ligand):
+    """The same ligand inside at a generous limit and outside at a tight one, with both numbers said."""
+    graph = build_graph(build_ligand("CC(=O)NC"))
+    spread = spread_of(members_of("CC(=O)NC", build_ligand))
+    assert spread.total > 0
+    assert Domain.of_training([graph, graph], limit=2 * spread.total).assess(graph, spread).is_inside
+    tight = Domain.of_training([graph, graph], limit=spread.total / 2).assess(graph, spread)
+    assert not tight.is_inside
+    assert f"{spread.total:.2f}" in tight.reason
+
+
+def shipped(tmp_path, build_ligand) -> Model:
+    size = NetworkConfig(width=16, n_layers=2)
+    graphs = [build_graph(build_ligand("CCO"))] * 2
+    model = Model(
+        name="m",
+        version="1",
+        sha256="",
+        charges=ChargeNetwork(16, 2),
+        valence=ensemble(2),
+        sizes={"charges": size, "valence": size},
+        domain=Domain.of_training(graphs, limit=0.5),
+    )
+    return save_model(model, tmp_path)
+
+
+def test_the_domain_travels_with_the_weights(tmp_path, build_ligand):
+    """Saved and loaded: the same environments and limit; a changed byte is refused."""
+    loaded = shipped(tmp_path, build_ligand)
+    assert loaded.domain == load_model_folder(tmp_path).domain
+    ligand = build_ligand("CCS")
+    assessment = Predictor(loaded).assess(ligand, build_topology(ligand))
+    assert assessment is not None
+    assert assessment.unknown_atoms
+    path = tmp_path / "domain.json"
+    path.write_text(path.read_text().replace("0.5", "5.0"))
+    with pytest.raises(SettingsError, match=r"domain\.json: hash"):
+        load_model_folder(tmp_path)
+
+
+def test_a_file_that_is_no_domain_is_one_sentence(tmp_path):
+    """A list where a table is expected."""
+    path = tmp_path / "domain.json"
+    path.write_text("[]")
+    with pytest.raises(SettingsError, match="not a domain file"):
+        read_domain(path)
+
+
+class Row:
+    def __init__(self, number, error):
+        self.row, self.dde = number, np.array([0.0, error, -error])
+        self.is_reference = np.array([True, False, False])
+
+
+class Scored:
+    def __init__(self, errors):
+        self.rows = [Row(number, error) for number, error in enumerate(errors)]
+
+
+def test_errors_in_the_order_of_the_uncertainty_have_rank_correlation_one(tmp_path, build_ligand):
+    """Errors made equal to the uncertainties: rho 1, fifths rise, a picture; reversed: rho -1."""
+    predictor = Predictor(shipped(tmp_path, build_ligand))
+    ligands = [build_ligand(s) for s in ("CC", "CCO", "CCCO", "CC(=O)NC", "CCOCC", "c1ccccc1C")]
+    examples = [type("E", (), {"ligand": ligand, "topology": build_topology(ligand)}) for ligand in ligands]
+    sure = [predictor.assess(e.ligand, e.topology).uncertainty for e in examples]
+    summary = error_against_uncertainty(predictor, examples, Scored(sure), tmp_path / "u.png")
+    assert summary.rank_correlation == pytest.approx(1.0)
+    assert list(summary.group_error) == sorted(summary.group_error)
+    assert (tmp_path / "u.png").read_bytes().startswith(b"\x89PNG")
+    reverse = [-value for value in sure]
+    reversed_ = error_against_uncertainty(
+        predictor, examples, Scored([max(sure) + r for r in reverse]), tmp_path / "v.png"
+    )
+    assert reversed_.rank_correlation == pytest.approx(-1.0)
