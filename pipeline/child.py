@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+import psutil
+
 from pipeline.child_server import OUTPUT_NAME, Ending, Job, Reply, receive_frame, send_frame
 from pipeline.errors import ChildError
 
@@ -263,15 +265,24 @@ def _make_folder(base: Path) -> tuple[Path, int]:
 
 
 def sweep(base: Path) -> list[Path]:
-    """Remove the job folders in `base` whose owner is dead; return what was removed."""
+    """Remove the job folders in `base` whose owner is dead, and end who works there; return the removed."""
     removed = []
     for folder in [*base.glob(f"{_JOB}*"), *base.glob(f"{_NEW}*")]:
         with contextlib.suppress(OSError):  # another user's, or gone meanwhile
             if folder.stat().st_uid != os.getuid() or not _is_abandoned(folder):
                 continue
+            _end_strays(folder)
             shutil.rmtree(folder, ignore_errors=True)
             removed.append(folder)
     return removed
+
+
+def _end_strays(folder: Path) -> None:
+    """Kill what still works in an abandoned folder: its supervisors were killed all at once."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if Path(process.cwd()).is_relative_to(folder):
+                process.kill()
 
 
 def _is_abandoned(folder: Path) -> bool:

@@ -99,9 +99,11 @@ def _to_result(task: QMTask, answer: AtomicResult) -> EngineResult:
     for extra in corrections(task):
         energy += extra.energy
         gradient = None if gradient is None else gradient + extra.gradient
+    spins = (answer.properties.calcinfo_nalpha, answer.properties.calcinfo_nbeta)
     return EngineResult(
         energy=energy,
         gradient=gradient,
         coords=np.asarray(answer.molecule.geometry) * ANGSTROM_PER_BOHR,
+        electrons=None if None in spins else spins,
         provenance={},
     )

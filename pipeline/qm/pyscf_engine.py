@@ -60,6 +60,7 @@ def compute(task: QMTask, n_cores: int, memory_mb: int) -> EngineResult:
         energy=energy,
         gradient=gradient,
         coords=molecule.atom_coords(unit="Angstrom"),
+        electrons=(int(molecule.nelec[0]), int(molecule.nelec[1])),
         hessian=hessian,
         dipole=scf.hf.dip_moment(molecule, density, unit="AU", verbose=0),
         bond_orders=_bond_orders(molecule, density) if driver == "properties" else None,

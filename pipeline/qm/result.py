@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import QMError
-from pipeline.qm.levels import is_total_energy
+from pipeline.qm.levels import is_total_energy, n_electrons
 from pipeline.schema import FloatArray, QMTask
 from pipeline.units import ANGSTROM_PER_BOHR
 
@@ -28,6 +28,8 @@ class EngineResult:
     coords: FloatArray
     """(n_atoms, 3), angstrom: the geometry as the engine reports it back; of an optimisation, the last"""
     provenance: dict[str, str]
+    electrons: tuple[int, int] | None = None
+    """how many of each spin the engine computed with, where it says so"""
     hessian: FloatArray | None = None
     """(3 n_atoms, 3 n_atoms), hartree/bohr^2"""
     dipole: FloatArray | None = None
@@ -44,7 +46,7 @@ def to_bohr(task: QMTask) -> FloatArray:
 
 
 def check_result(task: QMTask, result: EngineResult) -> None:
-    """Raise QMError when a result is not of this task: shape, numbers, geometry, frame."""
+    """Raise QMError when a result is not of this task: shape, numbers, geometry, frame, electrons."""
     n_atoms = len(task.atomic_numbers)
     if result.coords.shape != (n_atoms, 3):
         raise QMError(f"{_who(task)} returned {len(result.coords)} atoms for {n_atoms}", kind="geometry")
@@ -52,6 +54,13 @@ def check_result(task: QMTask, result: EngineResult) -> None:
         moved = float(np.abs(result.coords - task.coords).max())
         if not moved < _SAME_GEOMETRY:
             raise QMError(f"{_who(task)} changed the geometry by {moved:.1e} angstrom", kind="geometry")
+    half = n_electrons(task) // 2
+    if result.electrons not in (None, (half, half)):
+        raise QMError(
+            f"{_who(task)} computed with {result.electrons} electrons of each spin, not {(half, half)}: "
+            "another charge or multiplicity",
+            kind="engine",
+        )
     if not np.isfinite(result.energy) or (result.energy >= 0 and is_total_energy(task.spec)):
         raise QMError(f"{_who(task)} returned an energy of {result.energy} hartree", kind="engine")
     shapes: dict[str, tuple[int | None, ...]] = {

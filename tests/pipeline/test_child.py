@@ -216,7 +216,7 @@ MODULES_RUN_IN_CHILDREN = (
     "pipeline.conformers",
     "pipeline.library_delivery",
     "pipeline.parametrize",
-    "pipeline.qm.door",
+    "pipeline.qm.job",
 )
 
 

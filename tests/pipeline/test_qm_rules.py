@@ -42,6 +42,7 @@ def run(
         (["complain SCF not converged in 250 cycles"], ["scf"], "scf", False),
         (["moved"], ["geometry"], "geometry", False),
         (["nan"], ["engine"], "engine", True),
+        (["ion"], ["engine"], "engine", True),
         (["energy 1.0"], ["engine"], "engine", True),
         (["segv"], ["crash", "crash"], "crash", True),
         (["segv", "ok"], ["crash", "ok"], None, None),
