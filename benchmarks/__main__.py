@@ -13,6 +13,7 @@ NAMES = (
     "store_speed",
     "qm_faults",
     "qm_cost",
+    "torsion_drives",
 )
 
 

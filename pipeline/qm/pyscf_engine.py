@@ -43,7 +43,7 @@ def compute(task: QMTask, n_cores: int, memory_mb: int) -> EngineResult:
     """Compute what the driver asks of one geometry; QMError kind scf when no rung of the ladder converges."""
     lib.num_threads(n_cores)
     molecule = _build_molecule(task, int(memory_mb * _MEMORY_SHARE))
-    field, rung = _converge(_on_device(_build_field(molecule, task)), task)
+    field, rung = _converge(_on_device(_build_field(molecule, task)), task, _LAST.guess_for(task))
     energy, gradient, hessian = float(field.e_tot), None, None
     driver = task.spec.driver
     if driver in ("gradient", "hessian"):
@@ -56,6 +56,7 @@ def compute(task: QMTask, n_cores: int, memory_mb: int) -> EngineResult:
     if hessian is not None:
         hessian = hessian + correction_hessian(task)
     density = np.asarray(_to_host(field.make_rdm1()))
+    _LAST.keep(task, density)
     return EngineResult(
         energy=energy,
         gradient=gradient,
@@ -67,6 +68,32 @@ def compute(task: QMTask, n_cores: int, memory_mb: int) -> EngineResult:
         esp=_potential(molecule, density, task) if driver == "esp" else None,
         provenance={"program": _name(field), "version": pyscf.__version__, "scf_rung": rung},
     )
+
+
+class _Last:
+    """The density of this process' last calculation: the guess for the next step of an optimisation.
+
+    A process runs one job, so a single point never sees another's.
+    """
+
+    def __init__(self) -> None:
+        self._of: tuple[object, ...] = ()
+        self._density: FloatArray | None = None
+
+    def keep(self, task: QMTask, density: FloatArray) -> None:
+        """Remember a converged density."""
+        self._of, self._density = self._signature(task), density
+
+    def guess_for(self, task: QMTask) -> FloatArray | None:
+        """The last density when it was of the same molecule at the same level."""
+        return self._density if self._of == self._signature(task) else None
+
+    @staticmethod
+    def _signature(task: QMTask) -> tuple[object, ...]:
+        return (*task.atomic_numbers.tolist(), task.total_charge, task.spec.method, task.spec.basis)
+
+
+_LAST = _Last()
 
 
 def _on_device(field: scf.hf.SCF) -> scf.hf.SCF:
@@ -155,10 +182,9 @@ def _auxiliary_basis(molecule: gto.Mole) -> dict[str, object]:
     return basis
 
 
-def _converge(field: scf.hf.SCF, task: QMTask) -> tuple[scf.hf.SCF, str]:
+def _converge(field: scf.hf.SCF, task: QMTask, guess: FloatArray | None) -> tuple[scf.hf.SCF, str]:
     """Climb the ladder: DIIS, then damped and level-shifted, then second order, from the last orbitals."""
-    guess = None
-    if isinstance(field, dft.rks.RKS):
+    if guess is None and hasattr(field, "grids"):
         # Nine tenths of a cycle is the grid's: cycles on a coarse grid first save 40 % of the time.
         field.grids.level, field.conv_tol = _FIRST_GRID_LEVEL, _FIRST_CONVERGED_ENERGY
         field.kernel()
