@@ -31,6 +31,8 @@ Result = TypeVar("Result")
 
 _GRACE_SECONDS = 30.0
 """How much later than its limit a job's report may come before it counts as lost."""
+_LAST_SECONDS = 1.0
+"""for the report of a job that is overdue"""
 _TAIL_BYTES = 4000
 _NEW, _JOB = "parmflow-new-", "parmflow-job-"
 _ABANDONED_SECONDS = 3600.0
@@ -55,6 +57,8 @@ class Limits:
     wall_seconds: float
     memory_mb: int
     """address space of each process of the job"""
+    stall_seconds: float = 600.0
+    """a job that uses no CPU for so long hangs, and is ended"""
     scratch: Path | None = None
     """folder in which the job's own folder is made; None: the system's temporary folder"""
 
@@ -64,7 +68,7 @@ def run_in_child(function: Callable[..., Result], *args: Any, limits: Limits) ->
 
     The function and its arguments must be picklable; it starts in an empty folder that is removed afterwards.
     Raises what the function raised, with the child's traceback as a note, or ChildError with kind `time`,
-    `memory`, `crash` (a signal, an exit) or `lost` (the supervisor itself vanished).
+    `memory`, `crash` (a signal, an exit) or `lost` (it hung, or the supervisor itself vanished).
     """
     with Child(function, *args, limits=limits) as child:
         return child.result()
@@ -78,12 +82,14 @@ class Child(Generic[Result]):
 
     def __init__(self, function: Callable[..., Result], *args: Any, limits: Limits) -> None:
         payload = pickle.dumps((function, args))
-        self._wall_seconds = limits.wall_seconds
+        self._limits = limits
+        self._deadline = time.monotonic() + limits.wall_seconds + _GRACE_SECONDS
         self._lease: int | None
         self._folder, self._lease = _make_folder(limits.scratch or Path(tempfile.gettempdir()))
         job = Job(
             payload=payload,
             wall_seconds=limits.wall_seconds,
+            stall_seconds=limits.stall_seconds,
             memory_mb=limits.memory_mb,
             folder=str(self._folder),
             environment=dict(os.environ),
@@ -108,6 +114,11 @@ class Child(Generic[Result]):
         """End the job."""
         self.close()
 
+    @property
+    def is_overdue(self) -> bool:
+        """The report should have come long ago: whoever watches the job does not answer."""
+        return time.monotonic() > self._deadline
+
     def fileno(self) -> int:
         """A descriptor that becomes readable when the job has ended."""
         return self._connection.fileno()
@@ -122,7 +133,7 @@ class Child(Generic[Result]):
 
     def reply(self) -> Reply:
         """Wait for the end of the job; return what the function returned or raised, or raise ChildError."""
-        self._connection.settimeout(self._wall_seconds + _GRACE_SECONDS)
+        self._connection.settimeout(max(_LAST_SECONDS, self._deadline - time.monotonic()))
         try:
             frame = receive_frame(self._connection)
         except (TimeoutError, ConnectionResetError):
@@ -134,8 +145,11 @@ class Child(Generic[Result]):
 
     def _reply_of(self, ending: Ending) -> Reply:
         if ending.cause == "time":
-            message = f"stopped after its limit of {self._wall_seconds:g} s"
+            message = f"stopped after its limit of {self._limits.wall_seconds:g} s"
             raise ChildError(self._with_output(message), kind="time")
+        if ending.cause == "stalled":
+            message = f"hung: it used no CPU for {self._limits.stall_seconds:g} s"
+            raise ChildError(self._with_output(message), kind="lost")
         if not ending.reply or os.waitstatus_to_exitcode(ending.status) != 0:
             raise self._death(ending)
         reply: Reply = pickle.loads(ending.reply)  # noqa: S301 - from our own child through a socketpair

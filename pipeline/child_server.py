@@ -57,6 +57,7 @@ class Job:
     payload: bytes
     """pickled (function, args); opened only in the worker"""
     wall_seconds: float
+    stall_seconds: float
     memory_mb: int
     folder: str
     """the job's own folder, made and removed by the parent; the worker starts in its `work`"""
@@ -69,7 +70,7 @@ class Ending:
     """How the worker ended, as the warden saw it."""
 
     cause: str
-    """ended (by itself), time (limit reached) or cancelled (by the parent)"""
+    """ended (by itself), time (limit reached), stalled (no CPU used) or cancelled (by the parent)"""
     status: int
     """wait status, as of os.waitpid"""
     seconds: float
@@ -204,7 +205,8 @@ def _oversee(connection: socket.socket, parent: int) -> None:
         finally:
             os._exit(1)
     os.close(write_end)
-    cause, reply = _watch(worker, read_end, (connection, parent), start + job.wall_seconds)
+    clock = _Clock(worker, start + job.wall_seconds, job.stall_seconds)
+    cause, reply = _watch(clock, read_end, (connection, parent))
     status = _clear(worker)
     if cause == "cancelled":  # the parent may be dead
         shutil.rmtree(job.folder, ignore_errors=True)
@@ -225,21 +227,52 @@ def _send_ending(connection: socket.socket, parent: int, ending: Ending) -> None
                 view = view[connection.send(view) :]
 
 
-def _watch(
-    worker: int, read_end: int, owners: tuple[socket.socket, int], deadline: float
-) -> tuple[str, bytes]:
+class _Clock:
+    """How long a worker may go on: until a deadline, and while it and what it started use any CPU.
+
+    A library that hangs in a lock, as one may after a fork, uses none for ever.
+    """
+
+    def __init__(self, worker: int, deadline: float, stall_seconds: float) -> None:
+        self.worker = worker
+        self._deadline, self._stall_seconds = deadline, stall_seconds
+        self._cpu_seconds, self._last_change = 0.0, time.monotonic()
+
+    def left(self) -> float:
+        """Seconds after which to look again."""
+        return min(self._deadline - time.monotonic(), self._stall_seconds / 4)
+
+    def over(self) -> str | None:
+        """`time` or `stalled` when the worker must end."""
+        now, used = time.monotonic(), self._used()
+        if now >= self._deadline:
+            return "time"
+        if used != self._cpu_seconds:
+            self._cpu_seconds, self._last_change = used, now
+        return "stalled" if now - self._last_change > self._stall_seconds else None
+
+    def _used(self) -> float:
+        seconds = 0.0
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker = psutil.Process(self.worker)
+            for process in [worker, *worker.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    seconds += sum(process.cpu_times()[:4])
+        return seconds
+
+
+def _watch(clock: _Clock, read_end: int, owners: tuple[socket.socket, int]) -> tuple[str, bytes]:
     """Collect the worker's reply until it ends, its time is over, or its owner lets go or dies."""
     os.set_blocking(read_end, False)
     reply = bytearray()
     with selectors.DefaultSelector() as selector:
-        ended = os.pidfd_open(worker)
+        ended = os.pidfd_open(clock.worker)
         for source in (ended, read_end, *owners):
             selector.register(source, selectors.EVENT_READ)
         while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return "time", bytes(reply)
-            ready = {key.fileobj for key, _ in selector.select(left)}
+            ready = {key.fileobj for key, _ in selector.select(max(0.0, clock.left()))}
+            if not ready and (cause := clock.over()):
+                return cause, bytes(reply)
             if read_end in ready and not _drain(read_end, reply):
                 selector.unregister(read_end)
             if ready.intersection(owners):  # nothing more is ever sent: readable means closed

@@ -206,7 +206,8 @@ class Batch:
         with selectors.DefaultSelector() as selector:
             for running in self._running:
                 selector.register(running.child, selectors.EVENT_READ, running)
-            return [key.data for key, _ in selector.select(patience)]
+            ready = [key.data for key, _ in selector.select(patience)]
+        return ready + [one for one in self._running if one.child.is_overdue and one not in ready]
 
     def _collect(self, running: _Running) -> Ending | None:
         """The ending of a child, kept; None when the task has to be tried again, here or elsewhere."""

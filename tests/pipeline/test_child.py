@@ -70,6 +70,38 @@ def test_hang_is_killed(tmp_path: Path) -> None:
     assert caught.value.kind == "time"
 
 
+def test_a_job_that_waits_for_ever_is_ended(tmp_path: Path) -> None:
+    """A job that uses no CPU is ended long before its limit; one whose grandchild computes is not."""
+    limits = Limits(wall_seconds=600, memory_mb=512, stall_seconds=1.0, scratch=tmp_path)
+    with pytest.raises(ChildError, match="no CPU for 1 s") as caught:
+        run_in_child(
+            exec, "import threading; lock = threading.Lock(); lock.acquire(); lock.acquire()", limits=limits
+        )
+    assert caught.value.kind == "lost"
+    busy = "import sys, time\nend = time.monotonic() + 3\nwhile time.monotonic() < end: pass"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}], check=True)"
+    limits = Limits(wall_seconds=600, memory_mb=512, stall_seconds=2.0, scratch=tmp_path)
+    run_in_child(exec, code, limits=limits)
+
+
+def test_a_stopped_supervisor_is_not_waited_for(tmp_path: Path) -> None:
+    """A warden that is stopped and so never reports: the job is overdue and ends as lost."""
+    limits = Limits(wall_seconds=0.5, memory_mb=512, scratch=tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.child._GRACE_SECONDS", 1.0)
+        with Child(time.sleep, 600, limits=limits) as job:
+            (server,) = psutil.Process().children()
+            wardens = server.children()
+            for warden in wardens:
+                warden.suspend()
+            with pytest.raises(ChildError, match="vanished") as caught:
+                job.result()
+            assert job.is_overdue
+        assert caught.value.kind == "lost"
+    for warden in wardens:
+        warden.kill()
+
+
 @pytest.mark.parametrize("ending", ["time.sleep(600)", "pass", "os.abort()"])
 def test_hidden_grandchild_is_killed(ending: str, tmp_path: Path) -> None:
     """A grandchild that forks away into its own session dies with the job, however the job ends."""
