@@ -13,13 +13,16 @@ from flows.request import default_store
 from pipeline.errors import UsageError
 from pipeline.store import QMStore
 from pipeline.store.care import Statistics, clean, count, verify
-from pipeline.store.exchange import check_suffix, export_store, import_file
+from pipeline.store.exchange import Imported, check_suffix, export_store, import_entries, import_file
+from pipeline.store.qcarchive import SERVER, open_client, read_dataset
 
 app = typer.Typer(help="Look after the QM store; carry results in and out.", no_args_is_help=True)
 
 Store = Annotated[
     Path | None, typer.Option("--store", metavar="DIR", help="QM store; default in your data folder.")
 ]
+_MOST_REFUSALS = 20
+"""sentences printed"""
 Json = Annotated[bool, typer.Option("--json", help="The answer as JSON on stdout.")]
 
 
@@ -128,26 +131,47 @@ def export_command(
 @app.command(name="import")
 def import_command(
     files: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             metavar="FILE...", help="Our export, tables of QM references, QCSchema or QCArchive JSON."
         ),
-    ],
+    ] = None,
+    qcarchive: Annotated[
+        str | None,
+        typer.Option(
+            "--qcarchive", metavar="KIND:NAME", help="A data set, e.g. torsiondrive:NAME; needs qcportal."
+        ),
+    ] = None,
+    server: Annotated[str, typer.Option("--server", metavar="URL", help="Of QCArchive.")] = SERVER,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
     """Take results in; those already there stay as they are; exit 3 when some could not be used."""
     with exit_codes():
-        for file in files:
+        if not files and not qcarchive:
+            raise UsageError("nothing to import: give files, or --qcarchive KIND:NAME")
+        for file in files or ():
             check_suffix(file)
             if not file.is_file():
                 raise UsageError(f"{file}: no such file")
+        client = open_client(server) if qcarchive else None
+        imported: dict[str, Imported] = {}
         with QMStore(_path_of(store)) as opened:
-            imported = [import_file(opened, file.absolute()) for file in files]
-        if as_json:
-            print_json({"files": [dataclasses.asdict(one) for one in imported]})
-        else:
-            for file, one in zip(files, imported, strict=True):
-                print(f"{file}: {one.n_read} results read, {one.n_new} new, {len(one.refused)} refused.")
-                print("".join(f"  {sentence}\n" for sentence in one.refused[:20]), end="")
-        raise typer.Exit(3 if any(one.refused for one in imported) else 0)
+            for file in files or ():
+                imported[str(file)] = import_file(opened, file.absolute())
+            if qcarchive:
+                kind, _, name = qcarchive.partition(":")
+                imported[qcarchive] = import_entries(opened, read_dataset(client, kind, name))
+        _print_imported(imported, as_json=as_json)
+        raise typer.Exit(3 if any(one.refused for one in imported.values()) else 0)
+
+
+def _print_imported(imported: dict[str, Imported], *, as_json: bool) -> None:
+    if as_json:
+        print_json({source: dataclasses.asdict(one) for source, one in imported.items()})
+        return
+    for source, one in imported.items():
+        print(f"{source}: {one.n_read} results read, {one.n_new} new, {len(one.refused)} refused.")
+        print("".join(f"  {sentence}\n" for sentence in one.refused[:_MOST_REFUSALS]), end="")
+        if len(one.refused) > _MOST_REFUSALS:
+            print(f"  and {len(one.refused) - _MOST_REFUSALS} more; --json lists all")

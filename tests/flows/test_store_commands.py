@@ -80,6 +80,7 @@ def test_mistakes_are_one_sentence(tmp_path, folder):
     cases = {
         "no QM store here": ("store", "stats", "--store", tmp_path / "none"),
         "no such file": ("store", "import", tmp_path / "none.parquet", "--store", tmp_path / "new"),
+        "nothing to import": ("store", "import", "--store", tmp_path / "new"),
         "must end with": ("store", "export", tmp_path / "x.csv", "--store", folder),
     }
     for cause, arguments in cases.items():

@@ -17,6 +17,7 @@ from pipeline.ligand import ligand_key
 from pipeline.schema import Ligand, QMRecord, QMSpec, QMTask
 from pipeline.store import Composition, Entry, QMStore
 from pipeline.store.exchange import export_store, import_entries, import_file
+from pipeline.store.qcarchive import read_dataset
 from pipeline.store.qcschema import document_of, read_records
 from pipeline.units import (
     ANGSTROM_PER_BOHR,
@@ -230,6 +231,27 @@ def test_records_of_qcportal_are_read_as_objects(tmp_path: Path, drive: SimpleNa
         ((_, entry),) = store.entries()
     facts = dict(entry.record.provenance)
     assert (facts["drive"], facts["grid"], facts["qcarchive_id"]) == ("20", "-165", "18")
+
+
+def test_a_data_set_of_a_server_is_read(tmp_path: Path) -> None:
+    """What qcportal's client is asked, and that its records come in; another kind of data set is refused."""
+    asked = []
+
+    def iterate_records(**options: object) -> list[tuple[str, str, SimpleNamespace]]:
+        asked.append(options)
+        return [("water", "default", SimpleNamespace(model_dump=lambda **_: SINGLEPOINT))]
+
+    def get_dataset(kind: str, name: str) -> SimpleNamespace:
+        asked.append((kind, name))
+        return SimpleNamespace(iterate_records=iterate_records)
+
+    client = SimpleNamespace(get_dataset=get_dataset)
+    with QMStore(tmp_path / "s") as store:
+        taken = import_entries(store, read_dataset(client, "singlepoint", "OpenFF"))
+        assert (taken.n_new, taken.refused) == (1, ())
+        with pytest.raises(StoreError, match="manybody"):
+            import_entries(store, read_dataset(client, "manybody", "OpenFF"))
+    assert asked == [("singlepoint", "OpenFF"), {"status": "complete", "include": ["**"]}]
 
 
 def table_of(rows: list[dict], path: Path) -> Path:

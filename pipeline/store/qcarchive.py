@@ -1,0 +1,36 @@
+"""DOOR: a data set of a QCArchive server, through qcportal where it is installed."""
+
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from pipeline.errors import StoreError
+from pipeline.store.qcschema import read_records
+from pipeline.store.rows import Entry
+
+SERVER = "https://api.qcarchive.molssi.org"
+KINDS = ("singlepoint", "optimization", "torsiondrive")
+
+
+def open_client(server: str = SERVER) -> Any:
+    """Connect to a server; StoreError when qcportal is missing or the server does not answer."""
+    if find_spec("qcportal") is None:
+        raise StoreError(
+            "qcportal is not installed: where it is, write the records as JSON, one per line, and import "
+            "that file; or `pip install qcportal`",
+            kind="import",
+        )
+    portal = import_module("qcportal")
+    try:
+        return portal.PortalClient(server)
+    except (OSError, RuntimeError) as error:  # requests' errors are OSErrors
+        raise StoreError(f"{server} does not answer: {error}", kind="import", retryable=True) from error
+
+
+def read_dataset(client: Any, kind: str, name: str) -> Iterator[Entry | str]:
+    """Give the results of a data set's finished records; of one that cannot be used, a sentence."""
+    if kind not in KINDS:
+        raise StoreError(f"data sets of kind {kind!r} cannot be read; {', '.join(KINDS)} can", kind="import")
+    dataset = client.get_dataset(kind, name)
+    yield from read_records(dataset.iterate_records(status="complete", include=["**"]))
