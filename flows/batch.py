@@ -7,8 +7,9 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from itertools import chain
@@ -22,26 +23,26 @@ from flows.fragments_picture import write_fragment_pictures
 from flows.request import Request
 from models.finetune import LigandFit, fine_tune
 from models.predict import Predictor, load_predictor
+from pipeline.assign import assign
 from pipeline.campaign import (
     STATE_FOLDER,
     Campaign,
     Watch,
-    assign,
     begin_work,
     check_folder,
     compare_identity,
     finish_run,
+    ledger_place,
     open_ledger,
     take_in,
 )
 from pipeline.child import run_in_child
 from pipeline.deliver import missing_programs
 from pipeline.drives import DriveBench
-from pipeline.errors import LibraryFileError, OutputFolderError, QMError, SettingsError
+from pipeline.errors import LibraryFileError, OutputFolderError, QMError, SettingsError, UsageError
 from pipeline.ledger import Ledger
 from pipeline.library import Record, read_library
 from pipeline.library_delivery import write_library
-from pipeline.outcome import Outcome
 from pipeline.outcomes_table import write_json
 from pipeline.parametrize import StraightLine
 from pipeline.qm.batch import open_qm
@@ -139,12 +140,12 @@ def line_of(request: Request) -> StraightLine:
 
 
 @contextlib.contextmanager
-def open_campaign(request: Request, watch: Watch) -> Iterator[Campaign]:
+def open_campaign(request: Request, watch: Watch, owner: str = "alone") -> Iterator[Campaign]:
     """The run of a request: ledger open, real doors in place. Whatever is wrong with the request is said
-    before the folder is made.
+    before the folder is made. `owner` takes over what an earlier one of this name left in work.
     """
     line = line_of(request)
-    with contextlib.closing(open_ledger(request.out)) as ledger:
+    with contextlib.closing(open_ledger(request.out, request.ledger)) as ledger:
         yield Campaign(
             folder=request.out,
             ledger=ledger,
@@ -152,7 +153,20 @@ def open_campaign(request: Request, watch: Watch) -> Iterator[Campaign]:
             watch=watch,
             clock=time.monotonic,
             jobs=n_jobs(request.settings),
+            owner=owner,
         )
+
+
+@contextlib.contextmanager
+def nothing_left_of_a_refusal(folder: Path) -> Iterator[None]:
+    """Remove the folder where it was not there before and the request is refused, e.g. for its budget."""
+    was_there = folder.exists()
+    try:
+        yield
+    except UsageError:
+        if not was_there:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def records_of(libraries: Sequence[Path]) -> Iterator[Record]:
@@ -178,8 +192,8 @@ def open_run(campaign: Campaign, request: Request, records: Iterator[Record]) ->
     write_json(campaign.folder / "run.json", identity | facts)
 
 
-def walk(campaign: Campaign, bench: Bench | None, settings: Settings) -> list[Outcome]:
-    """Do what is undone, write the tables, give the outcomes; without a bench, by the model alone."""
+def walk(campaign: Campaign, bench: Bench | None, settings: Settings) -> dict[str, int]:
+    """Do what is undone, write the tables, give the counts; without a bench, by the model alone."""
     undone = begin_work(campaign)
     if bench is None:
         assign(campaign, undone)
@@ -188,15 +202,15 @@ def walk(campaign: Campaign, bench: Bench | None, settings: Settings) -> list[Ou
     return close_run(campaign, settings)
 
 
-def close_run(campaign: Campaign, settings: Settings) -> list[Outcome]:
-    """Write what concerns the library as a whole: its OFFXML, the tables, the pictures."""
+def close_run(campaign: Campaign, settings: Settings) -> dict[str, int]:
+    """Write what concerns the library as a whole: its OFFXML, the tables, the pictures; gives the counts."""
     write_library(campaign, settings.export, run_in_child)
-    outcomes = finish_run(campaign)
+    counts = finish_run(campaign)
     write_fits_plot(campaign.folder)
     if settings.qm.torsion_drives and (campaign.folder / "fits.csv").is_file():
         ligands = [molecule.prepared.ligand for molecule in molecules(campaign)]
         write_fragment_pictures(campaign.folder / FRAGMENT_FOLDER, ligands, settings.fragments)
-    return outcomes
+    return counts
 
 
 def check(request: Request, watch: Watch) -> None:
@@ -206,19 +220,24 @@ def check(request: Request, watch: Watch) -> None:
         pass
 
 
-def run(request: Request, watch: Watch) -> list[Outcome]:
-    """Run a request, or go on with it where it stopped."""
+def run(request: Request, watch: Watch) -> dict[str, int]:
+    """Run a request, or go on with it where it stopped; how many records ended how."""
     records = records_of(request.libraries)
-    with open_doors(request, watch) as (campaign, bench), locked(request.out):
+    with (
+        nothing_left_of_a_refusal(request.out),
+        open_doors(request, watch) as (campaign, bench),
+        locked(request.out),
+    ):
         open_run(campaign, request, records)
         return walk(campaign, bench, request.settings)
 
 
 def existing_ledger(folder: Path) -> Ledger:
-    """The ledger of a run that is there; OutputFolderError when there is none."""
-    if not (folder / STATE_FOLDER / "ledger.sqlite").is_file():
+    """The ledger of a run that is there, to be read only; OutputFolderError when there is none."""
+    place = ledger_place(folder)
+    if place is None:
         raise OutputFolderError(f"{folder}: no parmflow run here")
-    return open_ledger(folder)
+    return Ledger(place, read_only=True)
 
 
 def request_in(folder: Path) -> Request:
@@ -230,13 +249,15 @@ def request_in(folder: Path) -> Request:
     return Request.model_validate_json(text).model_copy(update={"out": folder})
 
 
-def retry(folder: Path, watch: Watch) -> list[Outcome]:
-    """Try the failed records again that can be, on the library as it was taken in."""
+def retry(folder: Path, watch: Watch, kinds: Collection[str] = ()) -> dict[str, int]:
+    """Try failed records again, on the library as it was taken in: those of these classes (kinds or stages),
+    else those for which it can help.
+    """
     request = request_in(folder)
     with open_doors(request, watch) as (campaign, bench), locked(folder):
         compare_identity(campaign, identity_of(request))
-        n_again = campaign.ledger.forget_retryable_failures()
-        watch.say(f"{n_again} failed records can be retried.")
+        n_again = campaign.ledger.forget_failures(kinds=kinds)
+        watch.say(f"{n_again} failed records are tried again.")
         return walk(campaign, bench, request.settings)
 
 

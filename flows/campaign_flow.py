@@ -7,6 +7,7 @@ that no molecule travels through Prefect; a task tried again does only what its 
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, cast
 from uuid import UUID
 
@@ -17,8 +18,10 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Failed
 
 from flows.batch import close_run, locked, open_bench, open_campaign, open_run, records_of
+from flows.flow_report import show_report
 from flows.request import Request
-from pipeline.campaign import Campaign, assign, begin_work
+from pipeline.assign import assign
+from pipeline.campaign import Campaign, begin_work
 from pipeline.errors import SettingsError
 from pipeline.refine import (
     Bench,
@@ -77,6 +80,11 @@ def shards(items: Sequence[Any], size: int) -> list[list[Any]]:
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
+def _owner(numbers: Sequence[int]) -> str:
+    """A shard's name: tried again, it takes over what its first try left in work."""
+    return f"records {numbers[0]} to {numbers[-1]}"
+
+
 @task(name="take in the library", **_ONCE)
 def take_library_in(request: Request) -> list[int]:
     """Read the library into the ledger; the numbers of the records still to do."""
@@ -89,7 +97,7 @@ def take_library_in(request: Request) -> list[int]:
 @task(name="assign", **_AGAIN)
 def assign_shard(request: Request, numbers: list[int]) -> int:
     """Parametrise some records; how many."""
-    with open_campaign(request, FlowLog()) as campaign:
+    with open_campaign(request, FlowLog(), _owner(numbers)) as campaign:
         undone = sorted(set(numbers) & set(campaign.ledger.numbers(status="undone")))
         assign(campaign, undone)
         return len(undone)
@@ -98,7 +106,7 @@ def assign_shard(request: Request, numbers: list[int]) -> int:
 @task(name="standardise", **_AGAIN)
 def prepare_shard(request: Request, numbers: list[int]) -> int:
     """Standardise some records; how many were given."""
-    with open_campaign(request, FlowLog()) as campaign:
+    with open_campaign(request, FlowLog(), _owner(numbers)) as campaign:
         prepare(campaign, sorted(set(numbers) & set(campaign.ledger.numbers(status="undone"))))
         return len(numbers)
 
@@ -156,7 +164,7 @@ def tune_all(request: Request) -> list[int]:
 @task(name="deliver", **_AGAIN)
 def deliver_shard(request: Request, numbers: list[int]) -> int:
     """Deliver some records; how many."""
-    with open_campaign(request, FlowLog()) as campaign:
+    with open_campaign(request, FlowLog(), _owner(numbers)) as campaign:
         undone = sorted(set(numbers) & set(campaign.ledger.numbers(status="undone")))
         deliver_fits(campaign, undone)
         return len(undone)
@@ -168,14 +176,16 @@ def finish(request: Request) -> dict[str, int]:
     with open_campaign(request, FlowLog()) as campaign:
         if request.command == "refine":
             write_fits(campaign)
-        outcomes = close_run(campaign, request.settings)
+        counts = close_run(campaign, request.settings)
+        first = [vars(outcome) for outcome in islice(campaign.ledger.outcomes(), MAX_TABLE_ROWS)]
+        failures = campaign.ledger.failures_by_class()
     create_table_artifact(
         key="outcomes",
-        table=[vars(outcome) for outcome in outcomes[:MAX_TABLE_ROWS]],
+        table=first,
         description=f"The first {MAX_TABLE_ROWS} rows of {request.out / 'outcomes.csv'}",
     )
-    n_ok = sum(outcome.status == "ok" for outcome in outcomes)
-    return {"n_records": len(outcomes), "n_ok": n_ok, "n_failed": len(outcomes) - n_ok}
+    show_report(request, counts, failures)
+    return counts
 
 
 class _Progress:

@@ -14,6 +14,7 @@ from flows.progress import watch_on_stderr
 from flows.report import print_json, print_record, print_summary, summary
 from flows.request import Request, default_store, parse_duration, settings_from, split_formats
 from models import train as training
+from pipeline.database import check_address
 from pipeline.errors import UsageError
 
 app = typer.Typer(
@@ -65,6 +66,19 @@ Budget = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="The answer as JSON on stdout.")]
 InPrefect = Annotated[bool, typer.Option("--prefect", help="Run as a Prefect flow.")]
 RecordNumber = Annotated[int | None, typer.Option("--record", metavar="N", help="One record in full.")]
+LigandId = Annotated[
+    str | None, typer.Option("--ligand", metavar="ID", help="One ligand in full, by its id or name.")
+]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option("--class", metavar="CLASS", help="Only failures of this kind or stage; may be repeated."),
+]
+LedgerAddress = Annotated[
+    str,
+    typer.Option(
+        "--ledger", metavar="URL", help="Keep the run's ledger in PostgreSQL: postgresql://host/db."
+    ),
+]
 
 
 @app.command()
@@ -78,6 +92,7 @@ def assign(  # a command's options are its arguments
     form: FormName = None,
     config: Config = None,
     jobs: Jobs = None,
+    ledger: LedgerAddress = "",
     in_prefect: InPrefect = False,
     as_json: Json = False,
 ) -> None:
@@ -94,6 +109,7 @@ def assign(  # a command's options are its arguments
             libraries=tuple(path.absolute() for path in libraries),
             out=out.absolute(),
             store=default_store(),
+            ledger=check_address(ledger) if ledger else "",
             settings=settings_from(config, options),
         )
         _run(request, in_prefect=in_prefect, as_json=as_json)
@@ -113,6 +129,7 @@ def refine(
     budget: Budget = None,
     config: Config = None,
     jobs: Jobs = None,
+    ledger: LedgerAddress = "",
     in_prefect: InPrefect = False,
     as_json: Json = False,
 ) -> None:
@@ -131,6 +148,7 @@ def refine(
             libraries=tuple(path.absolute() for path in libraries),
             out=out.absolute(),
             store=(store or default_store()).absolute(),
+            ledger=check_address(ledger) if ledger else "",
             settings=settings_from(config, options),
         )
         _run(request, in_prefect=in_prefect, as_json=as_json)
@@ -177,7 +195,7 @@ def _show(folder: Path, *, as_json: bool) -> int:
             print_json(summary(folder, ledger))
         else:
             print_summary(folder, ledger)
-        return 3 if ledger.numbers(status="failed") else 0
+        return 3 if ledger.n_outcomes(status="failed") else 0
 
 
 @app.command()
@@ -241,24 +259,28 @@ def evaluate(
 
 
 @app.command()
-def show(run: Run, record: RecordNumber = None, as_json: Json = False) -> None:
-    """Say what became of each ligand of a run."""
+def show(run: Run, ligand: LigandId = None, record: RecordNumber = None, as_json: Json = False) -> None:
+    """Say what became of each ligand of a run, why some failed, or all about one of them."""
     with exit_codes():
-        if record is None:
+        if record is None and ligand is None:
             _show(run.absolute(), as_json=as_json)
             return
         with contextlib.closing(batch.existing_ledger(run)) as ledger:
-            if not 1 <= record <= ledger.n_records():
-                raise UsageError(f"record {record}: {run} has records 1 to {ledger.n_records()}")
-            print_record(ledger, record)
+            numbers = ledger.find(ligand) if ligand is not None else [record or 0]
+            if not numbers:
+                raise UsageError(f"{ligand}: {run} has no ligand of this id or name")
+            for number in numbers:
+                if not 1 <= number <= ledger.n_records():
+                    raise UsageError(f"record {number}: {run} has records 1 to {ledger.n_records()}")
+                print_record(ledger, number)
 
 
 @app.command()
-def retry(run: Run, as_json: Json = False) -> None:
-    """Try again the failed ligands of a run for which that can help (time, memory, crash)."""
+def retry(run: Run, classes: Classes = None, as_json: Json = False) -> None:
+    """Try again the failed ligands of a run for which that can help (time, memory, crash), or of a class."""
     with exit_codes():
         with watch_on_stderr() as watch:
-            batch.retry(run.absolute(), watch)
+            batch.retry(run.absolute(), watch, classes or ())
         raise typer.Exit(_show(run.absolute(), as_json=as_json))
 
 

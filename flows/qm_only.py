@@ -73,5 +73,5 @@ def fill_store(request: Request, watch: Watch) -> Filled:
                 n_molecules=len(kept),
                 n_tasks=sum(len(qm_tasks(campaign, bench, molecule)) for molecule in kept),
                 n_results=sum(len(find_records(campaign, bench, molecule)) for molecule in kept),
-                failed=tuple(o for o in campaign.ledger.outcomes() if o.status == "failed"),
+                failed=tuple(campaign.ledger.outcomes(status="failed")),
             )

@@ -1,8 +1,8 @@
 """What the user reads at the end of a run, and later with `parmflow show`."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.ledger import Fit, Ledger
+from pipeline.ledger import Ledger
+from pipeline.ledger_values import Fit
 from pipeline.outcome import Outcome
 
 _MAX_ROWS = 50
@@ -25,27 +26,29 @@ _MESSAGE_WIDTH = 160
 
 def summary(folder: Path, ledger: Ledger) -> dict[str, Any]:
     """The state of a run as plain values, the same for `--json` of every command."""
-    outcomes = ledger.outcomes()
     rows = []
-    for outcome in outcomes:
+    for outcome in ledger.outcomes():
         row: dict[str, Any] = vars(outcome) | {}
         fit = _fit(ledger, outcome)
         if fit:
             row["fit"] = {name: value for name, value in vars(fit).items() if name != "parameters"}
         rows.append(row)
+    names = ("stage", "kind", "n_records", "n_retryable")
     return {
         "folder": str(folder),
         "n_records": ledger.n_records(),
-        "n_ok": sum(outcome.status == "ok" for outcome in outcomes),
-        "n_failed": sum(outcome.status == "failed" for outcome in outcomes),
-        "n_undone": ledger.n_records() - len(outcomes),
+        "n_ok": ledger.n_outcomes(status="ok"),
+        "n_failed": ledger.n_outcomes(status="failed"),
+        "n_undone": ledger.n_records() - ledger.n_outcomes(),
+        "n_running": len(ledger.leases.running()),
+        "failures": [dict(zip(names, row, strict=True)) for row in ledger.failures_by_class()],
         "outcomes": rows,
     }
 
 
 def _fit(ledger: Ledger, outcome: Outcome) -> Fit | None:
-    prepared = ledger.prepared(outcome.id) if outcome.status == "ok" else None
-    return ledger.fit(prepared.ligand_key) if prepared else None
+    key = ledger.ligand_key(outcome.id) if outcome.status == "ok" else ""
+    return ledger.fit(key) if key else None
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -56,28 +59,42 @@ def print_json(value: dict[str, Any]) -> None:
 def print_summary(folder: Path, ledger: Ledger) -> None:
     """A table of the ligands, the reasons of failures, and where to look next, on stdout."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    outcomes = ledger.outcomes()
-    n_records = ledger.n_records()
-    table = _table(ledger, outcomes[:_MAX_ROWS])
+    table = _table(ledger, list(islice(ledger.outcomes(), _MAX_ROWS)))
     if len(table.columns) > _N_PLAIN_COLUMNS:
         console.print(_FIT_LEGEND)
     console.print(table)
-    if len(outcomes) > _MAX_ROWS:
-        console.print(f"... and {len(outcomes) - _MAX_ROWS} more in outcomes.csv")
-    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    undone = f", {n_records - len(outcomes)} not done yet" if len(outcomes) < n_records else ""
-    n_ok = len(outcomes) - len(failed)
-    console.print(f"\n{n_ok} of {n_records} ligands parametrised, {len(failed)} failed{undone}.")
-    for outcome in failed[:_MAX_FAILURES]:
+    n_records, n_settled = ledger.n_records(), ledger.n_outcomes()
+    if n_settled > _MAX_ROWS:
+        console.print(f"... and {n_settled - _MAX_ROWS} more in outcomes.csv")
+    n_failed = ledger.n_outcomes(status="failed")
+    console.print(f"\n{_counts(ledger, n_records, n_settled, n_failed)}.")
+    for outcome in islice(ledger.outcomes(status="failed"), _MAX_FAILURES):
         # Our messages begin with the ligand's name, where they know it.
         message = _plain(outcome.message.removeprefix(f"{outcome.name}: "), _MESSAGE_WIDTH)
         console.print(f"  record {outcome.record}, {_plain(outcome.name, 32)} ({outcome.kind}): {message}")
-    reasons = Counter(outcome.kind for outcome in failed)
-    if len(failed) > _MAX_FAILURES:
-        counts = ", ".join(f"{count} {kind}" for kind, count in reasons.most_common())
-        console.print(f"  ... all failures by kind: {counts}")
-    for line in _next_steps(folder, ledger, outcomes):
+    if n_failed > _MAX_FAILURES:
+        console.print(f"  ... and {n_failed - _MAX_FAILURES} more")
+    if n_failed:
+        console.print(_failure_table(ledger))
+    for line in _next_steps(folder, ledger):
         console.print(line)
+
+
+def _counts(ledger: Ledger, n_records: int, n_settled: int, n_failed: int) -> str:
+    text = f"{n_settled - n_failed} of {n_records} ligands parametrised, {n_failed} failed"
+    if n_settled < n_records:
+        n_running = len(ledger.leases.running())
+        text += f", {n_records - n_settled} not done yet" + (f" ({n_running} in work)" if n_running else "")
+    return text
+
+
+def _failure_table(ledger: Ledger) -> Table:
+    table = Table(box=None, pad_edge=False, title="\nFailures by class", title_justify="left")
+    for heading in ("stage", "class", "records", "can be retried"):
+        table.add_column(heading, justify="left" if heading in ("stage", "class") else "right", no_wrap=True)
+    for stage, kind, number, again in ledger.failures_by_class():
+        table.add_row(*(Text(str(cell)) for cell in (stage, kind, number, again)))
+    return table
 
 
 def _table(ledger: Ledger, outcomes: Sequence[Outcome]) -> Table:
@@ -116,20 +133,20 @@ def _plain(text: str, width: int) -> str:
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
-def _next_steps(folder: Path, ledger: Ledger, outcomes: Sequence[Outcome]) -> list[str]:
+def _next_steps(folder: Path, ledger: Ledger) -> list[str]:
     lines = ["", "Where to look next:"]
-    if len(outcomes) < ledger.n_records():
+    if ledger.n_outcomes() < ledger.n_records():
         return [*lines, "  give the same command again: it goes on where it stopped"]
     lines.append(f"  {folder / 'outcomes.csv'}: one row per record")
-    delivered = next((outcome for outcome in outcomes if outcome.status == "ok"), None)
+    delivered = next(ledger.outcomes(status="ok"), None)
     if delivered:
         name = _plain(delivered.name, 32)
         lines.append(f"  {folder / delivered.folder}: the files of {name}; check.json proves them")
     if (folder / "fits.csv").exists():
         lines.append(f"  {folder / 'fits.csv'}, fits.png: errors against QM before and after fine-tuning")
-    failed = next((outcome for outcome in outcomes if outcome.status == "failed"), None)
+    failed = next(ledger.outcomes(status="failed"), None)
     if failed:
-        lines.append(f"  parmflow show {folder} --record {failed.record}: why that one failed, in full")
+        lines.append(f"  parmflow show {folder} --ligand {failed.id}: why that one failed, in full")
     if ledger.n_retryable():
         lines.append(
             f"  parmflow retry {folder}: try {ledger.n_retryable()} failed again, since that may help"
@@ -138,11 +155,19 @@ def _next_steps(folder: Path, ledger: Ledger, outcomes: Sequence[Outcome]) -> li
 
 
 def print_record(ledger: Ledger, number: int) -> None:
-    """One record in full: its text, what became of it, and the traceback of a failure."""
+    """One record in full: its text, each stage of each attempt, and the traceback of a failure."""
     id_, record = ledger.record(number)
-    outcome = next((outcome for outcome in ledger.outcomes() if outcome.id == id_), None)
-    facts = vars(outcome) if outcome else {"record": number, "name": record.name, "status": "undone"}
+    outcome = ledger.outcome(id_)
+    running = dict(ledger.leases.running()).get(number)
+    state = "undone" if running is None else f"in work ({running})"
+    facts = vars(outcome) if outcome else {"record": number, "name": record.name, "id": id_, "status": state}
     lines = [f"{name + ':':<10}{value}" for name, value in {**facts, "source": record.source}.items()]
+    steps = ledger.history.of(id_)
+    if steps:
+        lines += ["", "attempt  stage         seconds  ending"]
+    for step in steps:
+        ending = f"{step.kind}: {step.message}" if step.kind else "ok"
+        lines.append(f"{step.attempt:>7}  {step.stage:<12}{step.seconds:>9.2f}  {ending}")
     text = "\n".join([*lines, "", record.text, "", ledger.traceback(id_)])
     # A name or a library line may hold the control sequences of a terminal.
     print("".join(char if char.isprintable() or char == "\n" else "?" for char in text).strip())

@@ -24,6 +24,8 @@ class Request(BaseModel):
     out: Path
     store: Path
     """folder of the QM store"""
+    ledger: str = ""
+    """address of a PostgreSQL database; empty: a file in the output folder"""
     settings: Settings
 
 

@@ -4,6 +4,9 @@ The ledger is the truth. Work runs in threads that only wait for child processes
 thread that asked for the work, record by record, so that nothing finished is lost or done twice.
 """
 
+import contextlib
+import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -13,12 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+
+from pipeline.database import Place
 from pipeline.errors import OutputFolderError
-from pipeline.ledger import Ledger, Prepared
+from pipeline.leases import NO_LEASE, Lease
+from pipeline.ledger import STAGES, Ledger
+from pipeline.ledger_values import Prepared
 from pipeline.library import Record
 from pipeline.names import record_id, shard_of
 from pipeline.outcome import Failure, Outcome
-from pipeline.outcomes_table import write_outcomes
+from pipeline.outcomes_table import write_json, write_outcomes
 from pipeline.parametrize import attempt
 from pipeline.schema import FloatArray, MMParameters
 
@@ -26,7 +34,11 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 STATE_FOLDER = ".parmflow"
+PLACE_FILE = "ledger.json"
+"""says where the ledger is, when that is not the file beside it"""
 LIBRARY_FILE = "library.offxml"
+LEASE_SECONDS = 3600.0
+"""renewed while its owner is at work"""
 
 
 class Watch(Protocol):
@@ -51,8 +63,8 @@ class Line(Protocol):
     def predict(self, prepared: Prepared) -> MMParameters:
         """Checked parameters, in canonical order."""
 
-    def pose(self, prepared: Prepared) -> FloatArray:
-        """Coordinates (n_atoms, 3) to deliver, angstrom, in the record's order."""
+    def conformer(self, prepared: Prepared) -> FloatArray:
+        """One conformer (n_atoms, 3), angstrom, in canonical order."""
 
     def deliver(self, prepared: Prepared, parameters: MMParameters, coords: FloatArray, folder: Path) -> None:
         """Write, read back and weigh the files."""
@@ -70,6 +82,10 @@ class Campaign:
     """monotonic seconds"""
     jobs: int
     """ligands in work at the same time"""
+    owner: str = "alone"
+    """who we are among those who share the ledger"""
+    lease: Lease = NO_LEASE
+    """on the records in work"""
 
 
 # ---- the folder ----
@@ -88,35 +104,86 @@ def check_folder(folder: Path) -> None:
         raise OutputFolderError(f"{folder}: cannot be written ({error.strerror or error})") from error
 
 
-def open_ledger(folder: Path) -> Ledger:
-    """Open the ledger of an output folder, making both where there is none.
+def open_ledger(folder: Path, address: str = "") -> Ledger:
+    """Open the ledger of an output folder, making both where there is none; `address`: in PostgreSQL.
 
-    Raises OutputFolderError when the folder cannot be written or holds something else than a run.
+    Raises OutputFolderError when the folder cannot be written, holds something else than a run, or a run
+    whose ledger is elsewhere.
     """
     check_folder(folder)
     state = folder / STATE_FOLDER
     try:
-        state.mkdir(parents=True, exist_ok=True)
-        return Ledger(state / "ledger.sqlite")
+        folder.mkdir(parents=True, exist_ok=True)
+        state.mkdir(mode=0o700, exist_ok=True)
+        place = Place(url=address, schema=_schema_of(folder)) if address else _file_in(folder)
+        before = ledger_place(folder)
+        if before not in (None, place):
+            raise OutputFolderError(f"{folder}: its run has its ledger at {before}; give the same --ledger")
+        if address:
+            write_json(state / PLACE_FILE, {"url": place.url, "schema": place.schema})
+        return Ledger(place)
     except OSError as error:
         raise OutputFolderError(f"{folder}: cannot be written ({error.strerror or error})") from error
 
 
-def compare_identity(campaign: Campaign, identity: dict[str, Any]) -> None:
-    """Drop everything that an earlier run in this folder computed under other conditions, and say so.
+def ledger_place(folder: Path) -> Place | None:
+    """Where the ledger of the run in a folder is; None where there is no run."""
+    named = folder / STATE_FOLDER / PLACE_FILE
+    if named.is_file():
+        return Place(**json.loads(named.read_text(encoding="utf-8")))
+    place = _file_in(folder)
+    return place if Path(str(place)).is_file() else None
 
-    `identity` is all that decides results besides the library: command, settings, model, programs.
+
+def _file_in(folder: Path) -> Place:
+    return Place.of_file(folder / STATE_FOLDER / "ledger.sqlite")
+
+
+def _schema_of(folder: Path) -> str:
+    """A name that no other folder of any machine has."""
+    return f"parmflow_{hashlib.sha256(f'{os.uname().nodename}:{folder.resolve()}'.encode()).hexdigest()[:16]}"
+
+
+_TOUCHES = {
+    "command": "predict",
+    "model": "predict",
+    "settings.form": "predict",
+    "settings.conformers": "conformers",
+    "settings.qm": "qm",
+    "settings.fragments": "qm",
+    "settings.fine_tune": "fine-tune",
+    "settings.export": "deliver",
+}
+"""the first stage whose results depend on a part of the identity; all else decides from standardising on"""
+
+
+def compare_identity(campaign: Campaign, identity: dict[str, Any]) -> None:
+    """Drop what an earlier run in this folder computed under other conditions, and say what and why.
+
+    `identity` is all that decides results besides the library: command, settings, model, programs. What comes
+    before the first stage that a difference touches is kept.
     """
     ledger = campaign.ledger
     before = json.loads(ledger.recall("identity", "null"))
     now = json.loads(json.dumps(identity))
     if before is not None and before != now:
+        differences = _differences(before, now)
+        touched = {_stage_touched_by(name) for name, _ in differences}
+        n_dropped, folders = ledger.forget_from(touched)
+        first = min(touched, key=STAGES.index)
         campaign.watch.say(
-            f"{campaign.folder} holds a run that differs in {'; '.join(_differences(before, now))}. "
-            "Everything is computed anew; QM results stay in the store."
+            f"{campaign.folder} holds a run that differs in {'; '.join(how for _, how in differences)}. "
+            f"{n_dropped} of {ledger.n_records()} records are computed anew from the stage `{first}` on; "
+            "what comes before it is kept, and so are QM results, in the store."
         )
-        _remove_ligand_folders(campaign, ledger.forget_everything())
+        _remove_ligand_folders(campaign, folders)
     ledger.remember("identity", json.dumps(now, sort_keys=True))
+
+
+def _stage_touched_by(name: str) -> str:
+    return next(
+        (stage for part, stage in _TOUCHES.items() if f"{name}.".startswith(f"{part}.")), "standardise"
+    )
 
 
 def take_in(campaign: Campaign, records: Iterable[Record]) -> None:
@@ -133,6 +200,7 @@ def take_in(campaign: Campaign, records: Iterable[Record]) -> None:
 
 def begin_work(campaign: Campaign) -> list[int]:
     """Numbers of the records still to do; with any, the tables of an earlier end are taken away."""
+    campaign.ledger.leases.release_all()  # we have the folder's lock: who had them is dead
     undone = campaign.ledger.numbers(status="undone")
     n_records = campaign.ledger.n_records()
     if undone:
@@ -143,8 +211,8 @@ def begin_work(campaign: Campaign) -> list[int]:
     return undone
 
 
-def _differences(before: object, now: object, where: str = "") -> list[str]:
-    """The dotted names of what differs between two nested tables, with both values."""
+def _differences(before: object, now: object, where: str = "") -> list[tuple[str, str]]:
+    """The dotted names of what differs between two nested tables, each with a text that has both values."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = sorted({*before, *now})
         return [
@@ -152,16 +220,17 @@ def _differences(before: object, now: object, where: str = "") -> list[str]:
             for key in keys
             for line in _differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
         ]
-    return [] if before == now else [f"{where} ({before} -> {now})"]
+    return [] if before == now else [(where, f"{where} ({before} -> {now})")]
 
 
 def _identified(records: Iterable[Record]) -> Iterator[tuple[str, Record]]:
     """Give every record its id; the same text under the same name twice is told apart by its occurrence."""
-    seen: dict[tuple[str, str], int] = {}
+    seen: dict[bytes, int] = {}  # by hash: the texts of a large library need not be in memory
     for record in records:
         content = f"{record.form}\n{record.text}\n{record.problem}"
-        occurrence = seen.get((record.name, content), 0)
-        seen[record.name, content] = occurrence + 1
+        digest = hashlib.blake2b(json.dumps([record.name, content]).encode(), digest_size=16).digest()
+        occurrence = seen.get(digest, 0)
+        seen[digest] = occurrence + 1
         yield record_id(record.name, content, occurrence), record
 
 
@@ -170,14 +239,16 @@ def _remove_ligand_folders(campaign: Campaign, folders: Iterable[str]) -> None:
         shutil.rmtree(campaign.folder / folder, ignore_errors=True)
 
 
-def finish_run(campaign: Campaign) -> list[Outcome]:
-    """Write the tables of a run in which every record has its outcome."""
-    outcomes = campaign.ledger.outcomes()
-    n_records = campaign.ledger.n_records()
-    if len(outcomes) != n_records:
-        raise RuntimeError(f"{n_records} records but {len(outcomes)} outcomes: this is a bug in parmflow")
-    write_outcomes(outcomes, campaign.folder)
-    return outcomes
+def finish_run(campaign: Campaign) -> dict[str, int]:
+    """Write the tables of a run in which every record has its outcome; how many there are of which status."""
+    ledger = campaign.ledger
+    n_records, n_ok = ledger.n_records(), ledger.n_outcomes(status="ok")
+    if ledger.n_outcomes() != n_records:
+        raise RuntimeError(
+            f"{n_records} records but {ledger.n_outcomes()} outcomes: this is a bug in parmflow"
+        )
+    write_outcomes(ledger.outcomes(), campaign.folder)
+    return {"n_records": n_records, "n_ok": n_ok, "n_failed": n_records - n_ok}
 
 
 # ---- the work ----
@@ -203,33 +274,52 @@ def each(
             for item in items:
                 running.add(pool.submit(timed, item))
                 if len(running) >= 2 * campaign.jobs:
-                    yield from _ended(campaign, stage, running)
+                    yield from _ended(running)
             while running:
-                yield from _ended(campaign, stage, running)
+                yield from _ended(running)
         except KeyboardInterrupt:
             running -= {future for future in running if future.cancel()}
             while running:
-                yield from _ended(campaign, stage, running)
+                yield from _ended(running)
             raise
         finally:  # an error, a second Ctrl-C, or a consumer that stopped
             for future in running:
                 future.cancel()
 
 
-def _ended(
-    campaign: Campaign, stage: str, running: set[Future[tuple[Item, Value, float]]]
-) -> Iterator[tuple[Item, Value, float]]:
+def _ended(running: set[Future[tuple[Item, Value, float]]]) -> Iterator[tuple[Item, Value, float]]:
     """Wait until something ends, take it out of `running`, and give it."""
     done, _ = wait(running, return_when=FIRST_COMPLETED)
     for future in done:
         running.remove(future)
-        campaign.watch.advance(stage)
         yield future.result()
+
+
+@contextlib.contextmanager
+def leased(campaign: Campaign, numbers: Iterable[int]) -> Iterator[tuple[Campaign, list[int]]]:
+    """Take those of the records that nobody else is at work on; the campaign that may settle them."""
+    leases = campaign.ledger.leases
+    lease, mine = leases.take(numbers, campaign.owner, LEASE_SECONDS)
+    try:
+        yield dataclasses.replace(campaign, lease=lease), mine
+    finally:
+        leases.release(lease)
+
+
+def note(campaign: Campaign, id_: str, stage: str, ending: object, seconds: float) -> None:
+    """Write into the history that a record went through a stage, whether it failed there or not."""
+    if isinstance(ending, Failure):
+        campaign.ledger.history.note(id_, ending.stage, seconds, ending.kind, ending.message)
+    else:
+        campaign.ledger.history.note(id_, stage, seconds)
+    campaign.ledger.leases.keep(campaign.lease)
 
 
 def settle(campaign: Campaign, id_: str, record: Record, ending: Failure | str) -> None:
     """Write what became of a record: a Failure, or the folder where its files are, relative to the run's."""
     failure = ending if isinstance(ending, Failure) else None
+    if not campaign.ledger.leases.holds(campaign.lease, id_):
+        return  # another has taken it over, or settled it
     if failure:
         shutil.rmtree(campaign.folder / ligand_folder(id_), ignore_errors=True)
     outcome = Outcome(
@@ -241,9 +331,9 @@ def settle(campaign: Campaign, id_: str, record: Record, ending: Failure | str) 
         stage=failure.stage if failure else "",
         kind=failure.kind if failure else "",
         message=failure.message if failure else "",
-        seconds=campaign.ledger.spend(id_, 0.0),
+        seconds=campaign.ledger.history.seconds(id_),
     )
-    campaign.ledger.settle(outcome, failure)
+    campaign.ledger.settle(outcome, failure, campaign.lease)
 
 
 def ligand_folder(id_: str) -> str:
@@ -256,37 +346,27 @@ def prepare_record(line: Line, record: Record) -> Prepared | Failure:
     return attempt(record.name, "read" if record.problem else "standardise", line.prepare, record)
 
 
+def pose(line: Line, prepared: Prepared) -> FloatArray | Failure:
+    """Coordinates (n_atoms, 3) to deliver, angstrom, record's order: its own, else one conformer's."""
+    if prepared.pose is not None:
+        return prepared.pose
+    conformer = attempt(prepared.ligand.name, "conformers", line.conformer, prepared)
+    return conformer if isinstance(conformer, Failure) else in_order_of(prepared, conformer)
+
+
+def in_order_of(prepared: Prepared, coords: FloatArray) -> FloatArray:
+    """Bring coordinates (n_atoms, 3) from canonical order into the record's."""
+    return coords[np.argsort(prepared.order)]
+
+
 def deliver_record(
-    campaign: Campaign, id_: str, prepared: Prepared, parameters: MMParameters
+    campaign: Campaign, id_: str, prepared: Prepared, parameters: MMParameters, coords: FloatArray
 ) -> str | Failure:
-    """Give a ligand its coordinates and write its files; the folder, or why not."""
-    name = prepared.ligand.name
-    coords = attempt(name, "conformers", campaign.line.pose, prepared)
-    if isinstance(coords, Failure):
-        return coords
+    """Write a ligand's files with these coordinates (in its order); the folder, or why not."""
     folder = ligand_folder(id_)
     path = campaign.folder / folder
     shutil.rmtree(path, ignore_errors=True)
-    problem = attempt(name, "deliver", campaign.line.deliver, prepared, parameters, coords, path)
+    problem = attempt(
+        prepared.ligand.name, "deliver", campaign.line.deliver, prepared, parameters, coords, path
+    )
     return problem if isinstance(problem, Failure) else folder
-
-
-def assign(campaign: Campaign, numbers: Iterable[int]) -> None:
-    """Parametrise these records by the shipped model alone, one by one, and settle each."""
-
-    def assign_one(numbered: tuple[str, Record]) -> str | Failure:
-        id_, record = numbered
-        prepared = prepare_record(campaign.line, record)
-        if isinstance(prepared, Failure):
-            return prepared
-        parameters = attempt(record.name, "predict", campaign.line.predict, prepared)
-        if isinstance(parameters, Failure):
-            return parameters
-        return deliver_record(campaign, id_, prepared, parameters)
-
-    numbers = list(numbers)
-    campaign.watch.begin("assign", len(numbers))
-    undone = (campaign.ledger.record(number) for number in numbers)
-    for (id_, record), ending, seconds in each(campaign, "assign", undone, assign_one):
-        campaign.ledger.spend(id_, seconds)
-        settle(campaign, id_, record, ending)

@@ -59,6 +59,7 @@ def prepare_drives(campaign: Campaign, drives: DriveBench, ligands: Sequence[Lig
         return attempt(drive.ligand.name, "conformers", drives.make_starts, drive.ligand)
 
     for drive, ending, _ in each(campaign, "conformers", lacking, work):
+        campaign.watch.advance("conformers")
         if isinstance(ending, Failure):
             campaign.watch.say(f"fragment {drive.ligand.name}: not driven: {ending.message}")
         else:

@@ -1,124 +1,117 @@
-"""DOOR: the ledger of a run, one SQLite file in its output folder that knows what became of each record.
+"""The ledger of a run: what became of each record, who works on it, and what the stages hand on.
 
-Everything a run must not do twice is written here at once and in full (WAL, synchronous FULL), so that the
-same command after Ctrl-C, a crash or a power cut goes on where it stood. What it holds hangs on two keys: a
-record's id, which contains the hash of its text, and a ligand's key, which all records of one molecule share.
+By default one SQLite file in the run's output folder, else a schema of a PostgreSQL database. Everything a
+run must not do twice is written here at once and in full, so that the same command after Ctrl-C, a crash or a
+power cut goes on where it stood. What it holds hangs on two keys: a record's id, which contains the hash of
+its text, and a ligand's key, which all records of one molecule share.
 
-The rule when a folder is used again: where the settings, the model or the programs differ, nothing that was
-computed is kept; where only the library differs, the records that are still there with the same text are.
+A record is waiting, running (somebody has a lease on it, see `pipeline.leases`), done or failed.
 """
 
-import contextlib
 import dataclasses
 import json
-import sqlite3
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from pipeline.errors import OutputFolderError
+from pipeline.database import Database, Place
+from pipeline.errors import OutputFolderError, StoreError
+from pipeline.history import STEP_TABLES, History, without_nul
+from pipeline.leases import LEASE_TABLES, NO_LEASE, Lease, Leases
+from pipeline.ledger_values import (
+    Fit,
+    Prediction,
+    Prepared,
+    array_from,
+    fit_from,
+    prediction_from,
+    prepared_from,
+    to_json,
+)
 from pipeline.library import Record
 from pipeline.outcome import Failure, Outcome
-from pipeline.schema import FloatArray, Ligand, MMParameters
+from pipeline.schema import FloatArray
 
-LEDGER_VERSION = "1"
+LEDGER_VERSION = "2"
 
+STAGES = ("read", "standardise", "predict", "conformers", "qm", "fine-tune", "deliver")
+"""in the order in which a record goes through them"""
+_KEPT_BY = {
+    "standardise": ("prepared", "predictions", "geometries", "fits"),
+    "predict": ("predictions", "fits"),
+    "conformers": ("predictions", "geometries", "fits"),
+    "qm": ("geometries", "fits"),
+    "fine-tune": ("fits",),
+    "deliver": (),
+}
+"""tables that hold what a stage and those after it made"""
 _AFTER_REFERENCES = "('', 'fine-tune', 'deliver')"
 """Stages of outcomes that come after the QM references; a delivered ligand's stage is empty."""
+_PAGE = 500
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS run (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS records (number INTEGER PRIMARY KEY, id TEXT UNIQUE, record TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS prepared (id TEXT PRIMARY KEY, ligand_key TEXT NOT NULL, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS geometries (ligand_key TEXT PRIMARY KEY, coords TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS predictions (ligand_key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS geometries (ligand_key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS fits (ligand_key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS outcomes (
-    id TEXT PRIMARY KEY, folder TEXT NOT NULL, status TEXT NOT NULL, stage TEXT NOT NULL, kind TEXT NOT NULL,
-    message TEXT NOT NULL, seconds REAL NOT NULL, traceback TEXT NOT NULL, retryable INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS spent (id TEXT PRIMARY KEY, seconds REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS outcomes (id TEXT PRIMARY KEY, folder TEXT NOT NULL, status TEXT NOT NULL,
+    stage TEXT NOT NULL, kind TEXT NOT NULL, message TEXT NOT NULL, seconds DOUBLE PRECISION NOT NULL,
+    traceback TEXT NOT NULL, retryable INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS outcomes_by_status ON outcomes (status, kind);
 """
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Prepared:
-    """A standardised record: its ligand, and the canonical ligand on which everything is computed."""
-
-    ligand: Ligand
-    """in the record's atom order"""
-    canonical: Ligand
-    """the same molecule in canonical order; but for the name equal for all records of one molecule"""
-    order: tuple[int, ...]
-    """atom i of `canonical` is atom order[i] of `ligand`"""
-    ligand_key: str
-    pose: FloatArray | None
-    """(n_atoms, 3) angstrom, the record's own coordinates in its order; None for SMILES and 2-D records"""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Fit:
-    """What fine-tuning gave one ligand; errors are on conformers it was not tuned on."""
-
-    parameters: MMParameters
-    """in canonical atom order"""
-    kept: str
-    """`fine-tuned`, or `shipped` where tuning made the ligand worse"""
-    n_qm: int
-    """reference calculations used"""
-    n_qm_failed: int
-    energy_rmse_before: float
-    """kcal/mol"""
-    energy_rmse_after: float
-    force_rmse_before: float
-    """kcal/mol/angstrom"""
-    force_rmse_after: float
+_OF_RECORDS = ("outcomes", "prepared", "retries", "steps", "leases")
+"""tables that hold nothing of a record that is gone"""
 
 
 class Ledger:
-    """The state of one run; safe to open from several threads or processes, each with its own Ledger."""
+    """The state of one run; open it once per thread or process."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, place: Place, *, now: Callable[[], float] = time.time, read_only: bool = False
+    ) -> None:
+        """Open the ledger, making it where it is not there; `now` gives UTC seconds.
+
+        Raises OutputFolderError for what is no ledger, or one of another version.
+        """
         try:
-            self._database = sqlite3.connect(path, timeout=60.0, isolation_level=None)
-            self._database.executescript(
-                f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; BEGIN IMMEDIATE; {_TABLES} COMMIT;"
-            )
-        except sqlite3.DatabaseError as error:
+            self._database = Database(place, tables=_TABLES + LEASE_TABLES + STEP_TABLES, read_only=read_only)
+        except StoreError as error:
+            raise OutputFolderError(f"{error}; choose another folder") from error
+        version = self.recall("ledger version", "" if read_only else LEDGER_VERSION)
+        if version != LEDGER_VERSION:
+            self.close()
             raise OutputFolderError(
-                f"{path}: not a readable ledger ({error}); choose another folder"
-            ) from error
-        if self.recall("ledger version", LEDGER_VERSION) != LEDGER_VERSION:
-            raise OutputFolderError(
-                f"{path} was written by another version of parmflow; choose another folder"
+                f"{place} was written by another version of parmflow; choose another folder"
             )
-        self.remember("ledger version", LEDGER_VERSION)
+        if not read_only:
+            self.remember("ledger version", LEDGER_VERSION)
+        self.leases = Leases(self._database, now)
+        self.history = History(self._database, now)
+
+    @classmethod
+    def of_file(cls, path: Path) -> "Ledger":
+        """The ledger in a SQLite file."""
+        return cls(Place.of_file(path))
 
     def close(self) -> None:
-        """Close the file; what was written is already safe."""
+        """Let go; what was written is already safe."""
         self._database.close()
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of it or nothing of it."""
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._database
-        except BaseException:
-            self._database.execute("ROLLBACK")
-            raise
-        self._database.execute("COMMIT")
 
     # ---- facts about the run ----
 
     def remember(self, name: str, value: str) -> None:
         """Keep a fact about the run."""
-        self._database.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (name, value))
+        self._database.execute(
+            "INSERT INTO run VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            name=name,
+            value=value,
+        )
 
     def recall(self, name: str, default: str = "") -> str:
         """Give back a fact about the run."""
-        row = self._database.execute("SELECT value FROM run WHERE name = ?", (name,)).fetchone()
+        row = self._database.row("SELECT value FROM run WHERE name = :name", name=name)
         return str(row[0]) if row else default
 
     # ---- the library ----
@@ -128,24 +121,28 @@ class Ledger:
 
         Returns how many are new, how many are gone, and the folders that the gone ones had.
         """
-        with self._transaction() as database:
-            database.execute("CREATE TEMP TABLE before AS SELECT id FROM records")
+        database = self._database
+        with database.transaction():
+            database.execute("CREATE TEMPORARY TABLE before_records AS SELECT id FROM records")
             database.execute("DELETE FROM records")
-            database.executemany(
-                "INSERT INTO records VALUES (?, ?, ?)",
-                ((record.number, id_, json.dumps(dataclasses.asdict(record))) for id_, record in records),
+            database.execute_many(
+                "INSERT INTO records VALUES (:number, :id, :record)",
+                (
+                    {"number": record.number, "id": id_, "record": json.dumps(dataclasses.asdict(record))}
+                    for id_, record in records
+                ),
             )
-            n_new = self._count("records WHERE id NOT IN (SELECT id FROM before)")
-            n_gone = self._count("before WHERE id NOT IN (SELECT id FROM records)")
-            gone = "FROM outcomes WHERE id NOT IN (SELECT id FROM records)"
-            folders = [row[0] for row in database.execute(f"SELECT folder {gone} AND folder != ''")]
-            for table in ("outcomes", "prepared", "spent"):
-                database.execute(f"DELETE FROM {table} WHERE id NOT IN (SELECT id FROM records)")
-            database.execute("DROP TABLE before")
-        return n_new, n_gone, folders
+            n_new = self._count("records WHERE id NOT IN (SELECT id FROM before_records)")
+            n_gone = self._count("before_records WHERE id NOT IN (SELECT id FROM records)")
+            gone = "WHERE id NOT IN (SELECT id FROM records)"
+            rows = database.rows(f"SELECT folder FROM outcomes {gone} AND folder != ''")
+            for table in _OF_RECORDS:
+                database.execute(f"DELETE FROM {table} {gone}")
+            database.execute("DROP TABLE before_records")
+        return n_new, n_gone, [row[0] for row in rows]
 
-    def _count(self, rest: str) -> int:
-        return int(self._database.execute(f"SELECT COUNT(*) FROM {rest}").fetchone()[0])
+    def _count(self, rest: str, **values: object) -> int:
+        return self._database.number(f"SELECT COUNT(*) FROM {rest}", **values)
 
     def n_records(self) -> int:
         """Number of records in the run's library."""
@@ -153,55 +150,111 @@ class Ledger:
 
     def record(self, number: int) -> tuple[str, Record]:
         """One record of the library with its id."""
-        row = self._database.execute("SELECT id, record FROM records WHERE number = ?", (number,)).fetchone()
+        row = self._database.row("SELECT id, record FROM records WHERE number = :number", number=number)
+        if row is None:
+            raise OutputFolderError(f"no record {number} in {self._database.place}")
         return row[0], Record(**json.loads(row[1]))
+
+    def find(self, text: str) -> list[int]:
+        """Numbers of the records whose id or name this is, in input order."""
+        rows = self._database.rows(
+            "SELECT number, id, record FROM records WHERE id = :text OR record LIKE :part ORDER BY number",
+            text=text,
+            part=f"%{json.dumps(text)[1:-1].replace('%', '_')}%",
+        )
+        return [row[0] for row in rows if row[1] == text or json.loads(row[2])["name"] == text]
 
     # ---- outcomes ----
 
-    def settle(self, outcome: Outcome, failure: Failure | None = None) -> None:
-        """Write what became of a record."""
-        told = (failure.traceback, failure.retryable) if failure else ("", False)
-        self._database.execute(
-            "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                outcome.id,
-                outcome.folder,
-                outcome.status,
-                outcome.stage,
-                outcome.kind,
-                outcome.message,
-                outcome.seconds,
-                *told,
-            ),
+    def settle(self, outcome: Outcome, failure: Failure | None = None, lease: Lease = NO_LEASE) -> bool:
+        """Write what became of a record and give up its lease; False, and nothing written, when too late."""
+        database = self._database
+        with database.transaction():
+            if not self.leases.holds(lease, outcome.id):
+                return False
+            values = {**dataclasses.asdict(outcome), "message": without_nul(outcome.message)}
+            database.execute(
+                "INSERT INTO outcomes VALUES (:id, :folder, :status, :stage, :kind, :message, :seconds,"
+                " :traceback, :retryable) ON CONFLICT (id) DO UPDATE SET folder = excluded.folder,"
+                " status = excluded.status, stage = excluded.stage, kind = excluded.kind,"
+                " message = excluded.message, seconds = excluded.seconds, traceback = excluded.traceback,"
+                " retryable = excluded.retryable",
+                **{name: value for name, value in values.items() if name not in ("record", "name")},
+                traceback=without_nul(failure.traceback) if failure else "",
+                retryable=int(failure.retryable) if failure else 0,
+            )
+            self.leases.end(outcome.id)
+        return True
+
+    def outcomes(self, *, status: str = "", kind: str = "", stage: str = "") -> Iterator[Outcome]:
+        """The outcomes there are, or those of a status, a kind or a stage, in input order, page by page."""
+        wanted = {"status": status, "kind": kind, "stage": stage}
+        where = "".join(f" AND {name} = :{name}" for name, value in wanted.items() if value)
+        last = 0
+        while True:
+            rows = self._database.rows(
+                "SELECT number, record, outcomes.id, folder, status, stage, kind, message, seconds"
+                " FROM records JOIN outcomes ON outcomes.id = records.id"
+                f" WHERE number > :last{where} ORDER BY number LIMIT {_PAGE}",
+                last=last,
+                **{name: value for name, value in wanted.items() if value},
+            )
+            for row in rows:
+                yield Outcome(
+                    record=row[0],
+                    name=json.loads(row[1])["name"],
+                    id=row[2],
+                    folder=row[3],
+                    status=row[4],
+                    stage=row[5],
+                    kind=row[6],
+                    message=row[7],
+                    seconds=row[8],
+                )
+            if len(rows) < _PAGE:
+                return
+            last = rows[-1][0]
+
+    def outcome(self, id_: str) -> Outcome | None:
+        """What became of one record; None where it is not settled."""
+        row = self._database.row("SELECT number FROM records WHERE id = :id", id=id_)
+        settled = row and self._database.row("SELECT * FROM outcomes WHERE id = :id", id=id_)
+        if not row or not settled:
+            return None
+        return Outcome(
+            record=row[0],
+            name=self.record(row[0])[1].name,
+            id=id_,
+            folder=settled[1],
+            status=settled[2],
+            stage=settled[3],
+            kind=settled[4],
+            message=settled[5],
+            seconds=settled[6],
         )
 
-    def outcomes(self) -> list[Outcome]:
-        """The outcomes there are, in input order."""
-        rows = self._database.execute(
-            "SELECT number, record, id, folder, status, stage, kind, message, seconds"
-            " FROM records JOIN outcomes USING (id) ORDER BY number"
-        )
+    def n_outcomes(self, *, status: str = "") -> int:
+        """Number of records settled, or settled with a status."""
+        if status:
+            return self._count("outcomes WHERE status = :status", status=status)
+        return self._count("outcomes")
+
+    def failures_by_class(self) -> list[tuple[str, str, int, int]]:
+        """Stage, kind, how many records failed so, and for how many of them trying again may help."""
         return [
-            Outcome(
-                record=row[0],
-                name=json.loads(row[1])["name"],
-                id=row[2],
-                folder=row[3],
-                status=row[4],
-                stage=row[5],
-                kind=row[6],
-                message=row[7],
-                seconds=row[8],
+            (row[0], row[1], int(row[2]), int(row[3]))
+            for row in self._database.rows(
+                "SELECT stage, kind, COUNT(*), SUM(retryable) FROM outcomes WHERE status = 'failed'"
+                " GROUP BY stage, kind ORDER BY COUNT(*) DESC, stage, kind"
             )
-            for row in rows
         ]
 
     def numbers(self, *, status: str) -> list[int]:
         """Record numbers with this status (`ok`, `failed` or `undone`), in input order."""
-        rows = self._database.execute(
-            "SELECT number FROM records LEFT JOIN outcomes USING (id)"
-            " WHERE COALESCE(status, 'undone') = ? ORDER BY number",
-            (status,),
+        rows = self._database.rows(
+            "SELECT number FROM records LEFT JOIN outcomes ON outcomes.id = records.id"
+            " WHERE COALESCE(status, 'undone') = :status ORDER BY number",
+            status=status,
         )
         return [row[0] for row in rows]
 
@@ -210,110 +263,118 @@ class Ledger:
 
         What is tuned must not depend on how far delivery got. In input order.
         """
-        rows = self._database.execute(
-            "SELECT number, ligand_key FROM records"
-            " LEFT JOIN outcomes USING (id) LEFT JOIN prepared USING (id)"
+        rows = self._database.rows(
+            "SELECT number, ligand_key FROM records LEFT JOIN outcomes ON outcomes.id = records.id"
+            " LEFT JOIN prepared ON prepared.id = records.id"
             f" WHERE COALESCE(stage, '') IN {_AFTER_REFERENCES} ORDER BY number"
         )
-        return rows.fetchall()
+        return [(row[0], row[1]) for row in rows]
 
     def traceback(self, id_: str) -> str:
         """The traceback of a failure; empty when there is none."""
-        row = self._database.execute("SELECT traceback FROM outcomes WHERE id = ?", (id_,)).fetchone()
+        row = self._database.row("SELECT traceback FROM outcomes WHERE id = :id", id=id_)
         return str(row[0]) if row else ""
 
     def n_retryable(self) -> int:
         """Number of failures that trying again may cure."""
-        return self._count("outcomes WHERE status = 'failed' AND retryable")
+        return self._count("outcomes WHERE status = 'failed' AND retryable = 1")
 
-    def forget_retryable_failures(self) -> int:
-        """Drop the failures that trying again may cure: their records are undone again; returns how many."""
-        where = "status = 'failed' AND retryable"
-        with self._transaction() as database:
-            database.execute(f"DELETE FROM spent WHERE id IN (SELECT id FROM outcomes WHERE {where})")
-            return database.execute(f"DELETE FROM outcomes WHERE {where}").rowcount
+    def forget_failures(self, *, kinds: Collection[str] = ()) -> int:
+        """Make failed records undone again: those of these kinds or stages, else those that may be cured.
+
+        Returns how many; the next attempt of each has the next number.
+        """
+        names = {f"kind{n}": kind for n, kind in enumerate(sorted(kinds))}
+        marks = ", ".join(f":{name}" for name in names)
+        chosen = f"(kind IN ({marks}) OR stage IN ({marks}))" if names else "retryable = 1"
+        where = f"status = 'failed' AND {chosen}"
+        with self._database.transaction():
+            self.history.count_retries(f"SELECT id FROM outcomes WHERE {where}", **names)
+            return self._database.execute(f"DELETE FROM outcomes WHERE {where}", **names)
 
     def forget_deliveries(self) -> None:
         """Drop the outcomes that rest on fine-tuning, delivered or not."""
         self._database.execute(f"DELETE FROM outcomes WHERE stage IN {_AFTER_REFERENCES}")
 
-    def forget_everything(self) -> list[str]:
-        """Drop all that was computed, keep the library; returns the folders there were."""
-        with self._transaction() as database:
-            folders = [row[0] for row in database.execute("SELECT folder FROM outcomes WHERE folder != ''")]
-            for table in ("outcomes", "prepared", "geometries", "fits", "spent"):
-                database.execute(f"DELETE FROM {table}")
-            database.execute("DELETE FROM run WHERE name = 'references'")
-        return folders
+    def forget_from(self, stages: Collection[str]) -> tuple[int, list[str]]:
+        """Drop what these stages and those after them made: outcomes, and values that later stages read.
 
-    def spend(self, id_: str, seconds: float) -> float:
-        """Add to the time that a record has cost; returns the sum."""
-        row = self._database.execute(
-            "INSERT INTO spent VALUES (?, ?)"
-            " ON CONFLICT (id) DO UPDATE SET seconds = spent.seconds + excluded.seconds RETURNING seconds",
-            (id_, seconds),
-        ).fetchone()
-        return float(row[0])
+        A record that failed before the first of the stages stays failed. Returns how many outcomes went, and
+        their folders.
+        """
+        first = min(STAGES.index(stage) for stage in stages)
+        later = ", ".join(f"'{stage}'" for stage in ("", *STAGES[first:]))
+        database = self._database
+        with database.transaction():
+            rows = database.rows(f"SELECT folder FROM outcomes WHERE stage IN ({later})")
+            database.execute(f"DELETE FROM outcomes WHERE stage IN ({later})")
+            for table in sorted({table for stage in stages for table in _KEPT_BY[stage]}):
+                database.execute(f"DELETE FROM {table}")
+                if table == "fits":
+                    database.execute("DELETE FROM run WHERE name = 'references'")
+        return len(rows), [row[0] for row in rows if row[0]]
 
     # ---- what the stages hand on ----
+
+    def _keep(self, table: str, key: str, value: str) -> None:
+        self._database.execute(
+            f"INSERT INTO {table} VALUES (:key, :value)"
+            " ON CONFLICT (ligand_key) DO UPDATE SET value = excluded.value",
+            key=key,
+            value=value,
+        )
+
+    def _kept(self, table: str, key: str) -> str | None:
+        row = self._database.row(f"SELECT value FROM {table} WHERE ligand_key = :key", key=key)
+        return None if row is None else str(row[0])
 
     def keep_prepared(self, id_: str, prepared: Prepared) -> None:
         """Keep a standardised record."""
         self._database.execute(
-            "INSERT OR REPLACE INTO prepared VALUES (?, ?, ?)", (id_, prepared.ligand_key, _to_json(prepared))
+            "INSERT INTO prepared VALUES (:id, :key, :value)"
+            " ON CONFLICT (id) DO UPDATE SET ligand_key = excluded.ligand_key, value = excluded.value",
+            id=id_,
+            key=prepared.ligand_key,
+            value=to_json(prepared),
         )
 
     def prepared(self, id_: str) -> Prepared | None:
         """A standardised record; None when it was not reached yet."""
-        row = self._database.execute("SELECT value FROM prepared WHERE id = ?", (id_,)).fetchone()
-        if row is None:
-            return None
-        value = json.loads(row[0])
-        return Prepared(
-            ligand=Ligand(**value["ligand"]),
-            canonical=Ligand(**value["canonical"]),
-            order=tuple(value["order"]),
-            ligand_key=value["ligand_key"],
-            pose=None if value["pose"] is None else np.array(value["pose"], dtype=np.float64),
-        )
+        row = self._database.row("SELECT value FROM prepared WHERE id = :id", id=id_)
+        return None if row is None else prepared_from(row[0])
+
+    def ligand_key(self, id_: str) -> str:
+        """The key of a record's molecule; empty when it was not reached yet."""
+        row = self._database.row("SELECT ligand_key FROM prepared WHERE id = :id", id=id_)
+        return "" if row is None else str(row[0])
+
+    def keep_prediction(self, ligand_key: str, prediction: Prediction) -> None:
+        """Keep what the model gave a molecule."""
+        self._keep("predictions", ligand_key, to_json(prediction))
+
+    def prediction(self, ligand_key: str) -> Prediction | None:
+        """What the model gave a molecule; None when it was not reached yet."""
+        text = self._kept("predictions", ligand_key)
+        return None if text is None else prediction_from(text)
 
     def keep_geometries(self, ligand_key: str, coords: FloatArray) -> None:
         """Keep the geometries (n_points, n_atoms, 3) of a ligand's QM calculations."""
-        self._database.execute(
-            "INSERT OR REPLACE INTO geometries VALUES (?, ?)", (ligand_key, json.dumps(coords.tolist()))
-        )
+        self._keep("geometries", ligand_key, json.dumps(coords.tolist()))
 
     def geometries(self, ligand_key: str) -> FloatArray | None:
         """The geometries of a ligand's QM calculations; None when there are none yet."""
-        row = self._database.execute(
-            "SELECT coords FROM geometries WHERE ligand_key = ?", (ligand_key,)
-        ).fetchone()
-        return None if row is None else np.array(json.loads(row[0]), dtype=np.float64)
+        text = self._kept("geometries", ligand_key)
+        return None if text is None else array_from(json.loads(text))
 
     def replace_fits(self, references: str, fits: dict[str, Fit]) -> None:
         """Keep the fits by ligand key together with the digest of the references they were tuned on."""
-        with self._transaction() as database:
-            database.execute("DELETE FROM fits")
-            database.executemany(
-                "INSERT INTO fits VALUES (?, ?)", [(key, _to_json(fit)) for key, fit in fits.items()]
-            )
-            database.execute("INSERT OR REPLACE INTO run VALUES ('references', ?)", (references,))
+        with self._database.transaction():
+            self._database.execute("DELETE FROM fits")
+            for key, fit in fits.items():
+                self._keep("fits", key, to_json(fit))
+            self.remember("references", references)
 
     def fit(self, ligand_key: str) -> Fit | None:
         """What fine-tuning gave a ligand; None when it was not reached yet."""
-        row = self._database.execute("SELECT value FROM fits WHERE ligand_key = ?", (ligand_key,)).fetchone()
-        if row is None:
-            return None
-        value = json.loads(row[0])
-        return Fit(**{**value, "parameters": MMParameters(**value["parameters"])})
-
-
-def _to_json(value: object) -> str:
-    """A dataclass as JSON; floats keep every bit, since repr does."""
-    return json.dumps(dataclasses.asdict(value), default=_plain)  # type: ignore[call-overload]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} has no place in the ledger")
+        text = self._kept("fits", ligand_key)
+        return None if text is None else fit_from(text)

@@ -27,14 +27,16 @@ def write_library(campaign: Campaign, export: ExportSettings, isolate: Isolate) 
     ligands apart: each has its own OFFXML. Raises OutputFolderError about the disk.
     """
     path = campaign.folder / LIBRARY_FILE
-    folders = [outcome.folder for outcome in campaign.ledger.outcomes() if outcome.status == "ok"]
+    n_delivered = campaign.ledger.n_outcomes(status="ok")
+    few = n_delivered <= export.library_offxml_limit
+    folders = [outcome.folder for outcome in campaign.ledger.outcomes(status="ok")] if few else []
     state = json.dumps([folders, export.constraints])
-    if "offxml" not in export.formats or not folders:
+    if "offxml" not in export.formats or not n_delivered:
         path.unlink(missing_ok=True)
-    elif len(folders) > export.library_offxml_limit:
+    elif not few:
         path.unlink(missing_ok=True)
         campaign.watch.say(
-            f"No {LIBRARY_FILE} for {len(folders)} ligands: every pattern holds a whole molecule, so that it "
+            f"No {LIBRARY_FILE} for {n_delivered} ligands: every pattern holds a whole molecule, so that it "
             "takes readers minutes and gigabytes. Each ligand has its own ligand.offxml; raise "
             f"export.library_offxml_limit, now {export.library_offxml_limit}, for one file of up to 20 MB."
         )

@@ -1,15 +1,19 @@
 """DOOR: the tables of a run (outcomes.csv + .parquet, fits.csv) and run.json, each written in one piece."""
 
+import codecs
+import contextlib
 import csv
 import dataclasses
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.outcome import Outcome
 
@@ -27,18 +31,29 @@ FIT_COLUMNS = (
     "force_rmse_after",
 )
 
+_SCHEMA = pa.schema(
+    [(name, {"record": pa.int64(), "seconds": pa.float64()}.get(name, pa.string())) for name in COLUMNS]
+)
+_ROWS_AT_ONCE = 5000
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def write_outcomes(outcomes: Sequence[Outcome], folder: Path) -> None:
-    """Write outcomes.parquet with texts as they are, and outcomes.csv with spreadsheet formulas disarmed."""
-    rows = [dataclasses.asdict(outcome) for outcome in outcomes]
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    table = table.astype({"record": "int64", "seconds": "float64"})
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    write_atomically(folder / "outcomes.parquet", buffer.getvalue())
-    write_csv(folder / "outcomes.csv", COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
+def write_outcomes(outcomes: Iterable[Outcome], folder: Path) -> None:
+    """Write outcomes.parquet with texts as they are, and outcomes.csv with spreadsheet formulas disarmed.
+
+    Row by row, a few thousand in memory.
+    """
+    rows = iter(outcomes)
+    with (
+        _in_one_piece(folder / "outcomes.parquet") as parquet,
+        _in_one_piece(folder / "outcomes.csv") as csv_file,
+        pq.ParquetWriter(parquet, _SCHEMA) as table,
+    ):
+        writer = csv.writer(codecs.getwriter("utf-8")(csv_file), lineterminator="\n")
+        writer.writerow(COLUMNS)
+        while some := [dataclasses.asdict(outcome) for outcome in islice(rows, _ROWS_AT_ONCE)]:
+            table.write_table(pa.Table.from_pylist(some, schema=_SCHEMA))
+            writer.writerows([_cell(row[name]) for name in COLUMNS] for row in some)
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -66,10 +81,17 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part. One writer per folder."""
+    with _in_one_piece(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def _in_one_piece(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes its name when the block ends well."""
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

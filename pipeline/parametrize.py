@@ -18,7 +18,7 @@ from pipeline.child import Limits
 from pipeline.conformers import displaced_copies, generate_conformers
 from pipeline.deliver import deliver
 from pipeline.errors import OutputFolderError, StoreError
-from pipeline.ledger import Prepared
+from pipeline.ledger_values import Prepared
 from pipeline.library import Record
 from pipeline.ligand import canonical_ligand, canonical_order, ligand_key, standardise
 from pipeline.outcome import Failure, failure_from_exception
@@ -98,13 +98,13 @@ class StraightLine:
         check_parameters(topology, parameters, prepared.canonical.total_charge)
         return parameters
 
-    def pose(self, prepared: Prepared) -> FloatArray:
-        """The record's own coordinates, else one conformer's: (n_atoms, 3) angstrom, record's order."""
-        if prepared.pose is not None:
-            return prepared.pose
+    def conformer(self, prepared: Prepared) -> FloatArray:
+        """One conformer: (n_atoms, 3) angstrom, canonical order."""
         settings = self.settings.conformers.model_copy(update={"n_embed": 1})
-        conformers = generate_conformers(prepared.canonical, settings, seed=_seed(prepared.ligand_key))
-        return conformers.coords[0][np.argsort(prepared.order)]
+        coords: FloatArray = generate_conformers(
+            prepared.canonical, settings, seed=_seed(prepared.ligand_key)
+        ).coords[0]
+        return coords
 
     def deliver(self, prepared: Prepared, parameters: MMParameters, coords: FloatArray, folder: Path) -> None:
         """Write the files into `folder`, read them back and weigh them, in a child process."""

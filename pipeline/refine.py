@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pipeline.campaign import Campaign, deliver_record, each, prepare_record, settle
+from pipeline.campaign import Campaign, deliver_record, each, leased, note, pose, prepare_record, settle
 from pipeline.drives import (
     DriveBench,
     PlannedDrive,
@@ -22,7 +22,7 @@ from pipeline.drives import (
     prepare_drives,
 )
 from pipeline.errors import QMError, SettingsError
-from pipeline.ledger import Fit, Prepared
+from pipeline.ledger_values import Fit, Prepared
 from pipeline.library import Record
 from pipeline.outcome import Failure, failure_from_exception
 from pipeline.outcomes_table import FIT_COLUMNS, write_csv
@@ -99,15 +99,17 @@ def prepare(campaign: Campaign, numbers: Iterable[int]) -> None:
     ledger = campaign.ledger
     undone = [number for number in numbers if ledger.prepared(ledger.record(number)[0]) is None]
     campaign.watch.begin("standardise", len(undone))
-    records = (ledger.record(number) for number in undone)
-    for (id_, record), ending, seconds in each(
-        campaign, "standardise", records, lambda numbered: prepare_record(campaign.line, numbered[1])
-    ):
-        ledger.spend(id_, seconds)
-        if isinstance(ending, Failure):
-            settle(campaign, id_, record, ending)
-        else:
-            ledger.keep_prepared(id_, ending)
+    with leased(campaign, undone) as (held, mine):
+        records = (ledger.record(number) for number in mine)
+        for (id_, record), ending, seconds in each(
+            held, "standardise", records, lambda numbered: prepare_record(campaign.line, numbered[1])
+        ):
+            campaign.watch.advance("standardise")
+            note(held, id_, "standardise", ending, seconds)
+            if isinstance(ending, Failure):
+                settle(held, id_, record, ending)
+            else:
+                ledger.keep_prepared(id_, ending)
 
 
 def molecules(campaign: Campaign, keys: Collection[str] | None = None) -> list[Molecule]:
@@ -149,7 +151,8 @@ def make_geometries(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) 
         return attempt(molecule.name, "conformers", bench.make_geometries, molecule.prepared)
 
     for molecule, ending, seconds in each(campaign, "conformers", lacking, work):
-        ledger.spend(molecule.members[0][0], seconds)
+        campaign.watch.advance("conformers")
+        note(campaign, molecule.members[0][0], "conformers", ending, seconds)
         if isinstance(ending, Failure):
             _settle_all(campaign, molecule, ending)
         else:
@@ -233,7 +236,6 @@ def in_words(seconds: float) -> str:
 
 def compute_qm(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> None:
     """Compute what is missing; a molecule with too few results is settled with its last failure."""
-    ledger = campaign.ledger
     tasks = missing_tasks(campaign, bench, some)
     campaign.watch.begin("qm", len(tasks))
     payer = {molecule.ligand_key: molecule.members[0][0] for molecule in some}
@@ -243,12 +245,12 @@ def compute_qm(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> No
         campaign.watch.advance("qm")
         if isinstance(ending, Failure):
             failures[task.ligand_key] = ending
-        else:
-            seconds = dict(ending.provenance).get("wall_seconds", "0")
-            ledger.spend(payer[task.ligand_key], float(seconds))
+        seconds = 0.0 if isinstance(ending, Failure) else dict(ending.provenance).get("wall_seconds", "0")
+        note(campaign, payer[task.ligand_key], "qm", ending, float(seconds))
 
     if tasks:
-        bench.qm.compute(tasks, on_result)
+        with leased(campaign, (record.number for molecule in some for _, record in molecule.members)):
+            bench.qm.compute(tasks, on_result)
     for molecule in some:
         n_points = len(qm_tasks(campaign, bench, molecule))
         n_found = len(find_records(campaign, bench, molecule))
@@ -344,8 +346,8 @@ def deliver_fits(campaign: Campaign, numbers: Iterable[int]) -> None:
     numbers = list(numbers)
     campaign.watch.begin("deliver", len(numbers))
 
-    def items() -> Iterable[tuple[str, Record, Prepared, Fit]]:
-        for number in numbers:
+    def items(mine: Iterable[int]) -> Iterable[tuple[str, Record, Prepared, Fit]]:
+        for number in mine:
             id_, record = ledger.record(number)
             prepared = ledger.prepared(id_)
             fit = ledger.fit(prepared.ligand_key) if prepared else None
@@ -355,11 +357,16 @@ def deliver_fits(campaign: Campaign, numbers: Iterable[int]) -> None:
 
     def work(item: tuple[str, Record, Prepared, Fit]) -> str | Failure:
         id_, _, prepared, fit = item
-        return deliver_record(campaign, id_, prepared, fit.parameters)
+        coords = pose(campaign.line, prepared)
+        if isinstance(coords, Failure):
+            return coords
+        return deliver_record(campaign, id_, prepared, fit.parameters, coords)
 
-    for (id_, record, _, _), ending, seconds in each(campaign, "deliver", items(), work):
-        ledger.spend(id_, seconds)
-        settle(campaign, id_, record, ending)
+    with leased(campaign, numbers) as (held, mine):
+        for (id_, record, _, _), ending, seconds in each(held, "deliver", items(mine), work):
+            campaign.watch.advance("deliver")
+            note(held, id_, "deliver", ending, seconds)
+            settle(held, id_, record, ending)
 
 
 def write_fits(campaign: Campaign) -> None:

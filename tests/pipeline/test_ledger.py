@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import OutputFolderError
-from pipeline.ledger import Fit, Ledger, Prepared
+from pipeline.ledger import Ledger
+from pipeline.ledger_values import Fit, Prepared
 from pipeline.library import Record
 from pipeline.outcome import Outcome, failure_from_exception
 from pipeline.schema import Ligand, MMParameters
@@ -14,7 +15,7 @@ from pipeline.schema import Ligand, MMParameters
 
 @pytest.fixture
 def ledger(tmp_path):
-    return Ledger(tmp_path / "ledger.sqlite")
+    return Ledger.of_file(tmp_path / "ledger.sqlite")
 
 
 def make_record(number, name="ethanol", text="CCO"):
@@ -123,7 +124,7 @@ def test_retrying_forgets_what_may_change_and_keeps_the_rest(ledger):
         error = OutputFolderError("x", retryable=retryable)
         failure = failure_from_exception(error, ligand="x", stage="qm")
         ledger.settle(make_outcome(n, id_, status="failed", stage="qm"), failure)
-    assert ledger.forget_retryable_failures() == 1
+    assert ledger.forget_failures() == 1
     assert ledger.numbers(status="undone") == [1]
     assert ledger.numbers(status="failed") == [2]
 
@@ -141,8 +142,9 @@ def test_what_is_tuned_does_not_depend_on_how_far_delivery_got(ledger):
 
 def test_seconds_add_up_over_stages(ledger):
     """0.25 + 0.5 s of one record are 0.75 s."""
-    ledger.spend("a", 0.25)
-    assert ledger.spend("a", 0.5) == 0.75
+    ledger.history.note("a", "standardise", 0.25)
+    ledger.history.note("a", "deliver", 0.5)
+    assert ledger.history.seconds("a") == 0.75
 
 
 def test_a_file_that_is_no_ledger_is_refused_with_its_name(tmp_path):
@@ -150,14 +152,14 @@ def test_a_file_that_is_no_ledger_is_refused_with_its_name(tmp_path):
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(b"not a database, " * 100)
     with pytest.raises(OutputFolderError, match=r"ledger\.sqlite"):
-        Ledger(path)
+        Ledger.of_file(path)
 
 
 def test_a_ledger_of_another_version_is_refused(tmp_path):
     """A version this program does not know is not guessed at."""
     path = tmp_path / "ledger.sqlite"
-    Ledger(path).close()
+    Ledger.of_file(path).close()
     with sqlite3.connect(path) as database:
         database.execute("UPDATE run SET value = '99' WHERE name = 'ledger version'")
     with pytest.raises(OutputFolderError, match="another version"):
-        Ledger(path)
+        Ledger.of_file(path)

@@ -1,0 +1,138 @@
+"""Assign: every ligand gets its parameters from the shipped model alone.
+
+    a few hundred records: standardise each -> predict each distinct molecule once -> deliver each record
+
+Only those few hundred are in memory. What the model gave a molecule is in the ledger, so that a duplicate
+anywhere in the library, or the same library again with other formats, is not predicted again.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from pipeline.campaign import (
+    Campaign,
+    deliver_record,
+    each,
+    in_order_of,
+    leased,
+    note,
+    prepare_record,
+    settle,
+)
+from pipeline.ledger_values import Prediction, Prepared
+from pipeline.library import Record
+from pipeline.outcome import Failure
+from pipeline.parametrize import attempt
+
+AT_ONCE = 200
+"""records standardised before the first of them is delivered"""
+
+Member = tuple[str, Record, Prepared]
+
+
+@dataclass(kw_only=True, eq=False)
+class _Molecule:
+    """The records of one molecule among those at hand, and what is known of it."""
+
+    known: Prediction | None
+    members: list[Member] = field(default_factory=list)
+
+    @property
+    def lacks_coords(self) -> bool:
+        """Whether a record needs a conformer that nobody has made."""
+        posed = all(prepared.pose is not None for _, _, prepared in self.members)
+        return not posed and (self.known is None or self.known.coords is None)
+
+
+def assign(campaign: Campaign, numbers: Iterable[int]) -> None:
+    """Parametrise these records by the shipped model, and settle each; those of others are passed over."""
+    numbers = list(numbers)
+    campaign.watch.begin("assign", len(numbers))
+    for some in _pieces(numbers):
+        with leased(campaign, some) as (held, mine):
+            by_key: dict[str, _Molecule] = {}
+            for id_, record, prepared in _prepared(held, mine):
+                key = prepared.ligand_key
+                if key not in by_key:
+                    by_key[key] = _Molecule(known=campaign.ledger.prediction(key))
+                by_key[key].members.append((id_, record, prepared))
+            _deliver(held, _predicted(held, by_key))
+
+
+def _pieces(numbers: list[int]) -> Iterator[list[int]]:
+    rest = iter(numbers)
+    while some := list(islice(rest, AT_ONCE)):
+        yield some
+
+
+def _end(campaign: Campaign, id_: str, record: Record, ending: Failure | str) -> None:
+    settle(campaign, id_, record, ending)
+    campaign.watch.advance("assign")
+
+
+def _prepared(campaign: Campaign, numbers: Iterable[int]) -> Iterator[Member]:
+    """Standardise; the refused are settled, the others given."""
+    records = (campaign.ledger.record(number) for number in numbers)
+    for (id_, record), ending, seconds in each(
+        campaign, "standardise", records, lambda numbered: prepare_record(campaign.line, numbered[1])
+    ):
+        note(campaign, id_, "standardise", ending, seconds)
+        if isinstance(ending, Failure):
+            _end(campaign, id_, record, ending)
+        else:
+            yield id_, record, ending
+
+
+def _predicted(campaign: Campaign, by_key: dict[str, _Molecule]) -> Iterator[tuple[Member, Prediction]]:
+    """Predict each molecule that the ledger does not know; give its records, in no particular order."""
+    lacking = [molecule for molecule in by_key.values() if molecule.known is None or molecule.lacks_coords]
+    for molecule, (known, problem), seconds in each(
+        campaign, "predict", lacking, lambda one: _predict(campaign, one)
+    ):
+        first_id, _, first = molecule.members[0]
+        note(campaign, first_id, "predict", problem, seconds)
+        if known is not None:
+            molecule.known = known
+            campaign.ledger.keep_prediction(first.ligand_key, known)
+        for id_, record, prepared in tuple(molecule.members):
+            if problem and (known is None or prepared.pose is None):
+                molecule.members.remove((id_, record, prepared))
+                _end(campaign, id_, record, problem)
+    for molecule in by_key.values():
+        for member in molecule.members:
+            assert molecule.known is not None
+            yield member, molecule.known
+
+
+def _predict(campaign: Campaign, molecule: _Molecule) -> tuple[Prediction | None, Failure | None]:
+    """Parameters, and a conformer where a record has no coordinates of its own; and what failed."""
+    _, record, prepared = molecule.members[0]
+    known = molecule.known
+    if known is None:
+        parameters = attempt(record.name, "predict", campaign.line.predict, prepared)
+        if isinstance(parameters, Failure):
+            return None, parameters
+        known = Prediction(parameters=parameters, coords=None)
+    if not molecule.lacks_coords:
+        return known, None
+    coords = attempt(record.name, "conformers", campaign.line.conformer, prepared)
+    if isinstance(coords, Failure):
+        return known, coords
+    return Prediction(parameters=known.parameters, coords=coords), None
+
+
+def _deliver(campaign: Campaign, predicted: Iterable[tuple[Member, Prediction]]) -> None:
+    """Write, read back and settle."""
+
+    def work(item: tuple[Member, Prediction]) -> str | Failure:
+        (id_, _, prepared), prediction = item
+        coords = prepared.pose
+        if coords is None:
+            assert prediction.coords is not None
+            coords = in_order_of(prepared, prediction.coords)
+        return deliver_record(campaign, id_, prepared, prediction.parameters, coords)
+
+    for ((id_, record, _), _), ending, seconds in each(campaign, "deliver", predicted, work):
+        note(campaign, id_, "deliver", ending, seconds)
+        _end(campaign, id_, record, ending)
