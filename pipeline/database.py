@@ -90,7 +90,8 @@ class Database:
                 raise
 
     def _make_engine(self, read_only: bool) -> sqlalchemy.Engine:
-        url, options = self.place.url, {}
+        url = self.place.url
+        options: dict[str, Any] = {}
         if self.place.is_sqlite:
             options["timeout"] = BUSY_SECONDS
             if read_only:

@@ -51,7 +51,9 @@ _PAGE = 500
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS run (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS records (number INTEGER PRIMARY KEY, id TEXT UNIQUE, record TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS records (number INTEGER PRIMARY KEY, id TEXT UNIQUE, name TEXT NOT NULL,
+    record TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS records_by_name ON records (name);
 CREATE TABLE IF NOT EXISTS prepared (id TEXT PRIMARY KEY, ligand_key TEXT NOT NULL, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS predictions (ligand_key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS geometries (ligand_key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -126,9 +128,14 @@ class Ledger:
             database.execute("CREATE TEMPORARY TABLE before_records AS SELECT id FROM records")
             database.execute("DELETE FROM records")
             database.execute_many(
-                "INSERT INTO records VALUES (:number, :id, :record)",
+                "INSERT INTO records VALUES (:number, :id, :name, :record)",
                 (
-                    {"number": record.number, "id": id_, "record": json.dumps(dataclasses.asdict(record))}
+                    {
+                        "number": record.number,
+                        "id": id_,
+                        "name": without_nul(record.name),
+                        "record": json.dumps(dataclasses.asdict(record)),
+                    }
                     for id_, record in records
                 ),
             )
@@ -158,11 +165,10 @@ class Ledger:
     def find(self, text: str) -> list[int]:
         """Numbers of the records whose id or name this is, in input order."""
         rows = self._database.rows(
-            "SELECT number, id, record FROM records WHERE id = :text OR record LIKE :part ORDER BY number",
-            text=text,
-            part=f"%{json.dumps(text)[1:-1].replace('%', '_')}%",
+            "SELECT number FROM records WHERE id = :text OR name = :text ORDER BY number",
+            text=without_nul(text),
         )
-        return [row[0] for row in rows if row[1] == text or json.loads(row[2])["name"] == text]
+        return [row[0] for row in rows]
 
     # ---- outcomes ----
 

@@ -1,7 +1,14 @@
 """What every test may ask for."""
 
 import os
-from collections.abc import Callable, Sequence
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from shutil import which
 
 import numpy as np
@@ -22,6 +29,64 @@ def pytest_configure() -> None:
     missing = [name for name in os.environ.get("PARMFLOW_REQUIRE", "").split() if which(name) is None]
     if missing:
         raise pytest.UsageError(f"PARMFLOW_REQUIRE: not installed: {', '.join(missing)}")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """Address of a PostgreSQL server of our own: on loopback, as a user without rights, gone at the end."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    programs = found[-1].parent if found else Path(which("initdb") or "/nowhere/initdb").parent
+    if not (programs / "initdb").is_file():
+        pytest.skip("PostgreSQL is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="parmflow-postgres-"))
+    user = "nobody" if os.getuid() == 0 else None  # the server refuses to run as root
+    if user:
+        shutil.chown(folder, user)
+    data, port = folder / "data", _free_port()
+    make = [
+        programs / "initdb",
+        "-D",
+        data,
+        "-U",
+        "parmflow",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--locale=C",
+        "-N",
+    ]
+    subprocess.run(make, user=user, check=True, timeout=300, stdout=subprocess.DEVNULL)
+    options = [f"port={port}", "listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off"]
+    command = [programs / "postgres", "-D", data, *(word for option in options for word in ("-c", option))]
+    with (folder.parent / f"{folder.name}.log").open("w") as log:
+        server = subprocess.Popen(command, user=user, stdout=log, stderr=log, start_new_session=True)
+    try:
+        _wait_for_port(port)
+        yield f"postgresql+psycopg://parmflow@127.0.0.1:{port}/postgres"
+    finally:
+        server.send_signal(signal.SIGINT)
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+        Path(log.name).unlink()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for_port(port: int) -> None:
+    for _ in range(1200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError(f"nobody listens on port {port}")
 
 
 LigandBuilder = Callable[..., Ligand]

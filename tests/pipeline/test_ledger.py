@@ -1,11 +1,14 @@
 """The ledger: what is written stays, what no longer holds goes, and both in full or not at all."""
 
+import contextlib
 import sqlite3
+import uuid
 
 import numpy as np
 import pytest
 
-from pipeline.errors import OutputFolderError
+from pipeline.database import Place, check_address
+from pipeline.errors import OutputFolderError, SettingsError, StoreError
 from pipeline.ledger import Ledger
 from pipeline.ledger_values import Fit, Prepared
 from pipeline.library import Record
@@ -13,9 +16,40 @@ from pipeline.outcome import Outcome, failure_from_exception
 from pipeline.schema import Ligand, MMParameters
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request, tmp_path):
+    """An empty place for a ledger, in each of the two kinds of database."""
+    if request.param == "sqlite":
+        return Place.of_file(tmp_path / "ledger.sqlite")
+    return Place(url=request.getfixturevalue("postgres"), schema=f"test_{uuid.uuid4().hex}")
+
+
+class Clock:
+    """UTC seconds that a test sets."""
+
+    def __init__(self):
+        self.time = 1e9
+
+    def __call__(self):
+        return self.time
+
+
 @pytest.fixture
-def ledger(tmp_path):
-    return Ledger.of_file(tmp_path / "ledger.sqlite")
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def ledger(place, clock):
+    with contextlib.closing(Ledger(place, now=clock)) as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def other(place, clock, ledger):
+    """The same ledger, opened by another worker."""
+    with contextlib.closing(Ledger(place, now=clock)) as other:
+        yield other
 
 
 def make_record(number, name="ethanol", text="CCO"):
@@ -138,6 +172,136 @@ def test_what_is_tuned_does_not_depend_on_how_far_delivery_got(ledger):
     assert [number for number, _ in ledger.in_tuning()] == [1, 2, 3]
     ledger.forget_deliveries()
     assert ledger.numbers(status="undone") == [1, 2, 3]
+
+
+def test_a_record_is_leased_to_one_worker_at_a_time(ledger, other):
+    """What one has leased the other does not get; what it releases, or lets run out, it does."""
+    ledger.take_in([(f"x-{n}", make_record(n)) for n in (1, 2, 3)])
+    lease, mine = ledger.leases.take([1, 2], "first", 100.0)
+    assert mine == [1, 2]
+    assert other.leases.take([1, 2, 3], "second", 100.0)[1] == [3]
+    assert other.leases.running() == [(1, "first"), (2, "first"), (3, "second")]
+    ledger.leases.release(lease)
+    assert other.leases.take([1], "second", 100.0)[1] == [1]
+
+
+def test_a_lease_that_ran_out_is_lost_and_its_owner_settles_nothing(ledger, other, clock):
+    """A worker silent beyond its lease: another takes it over, and only that one's outcome is kept."""
+    ledger.take_in([("x", make_record(1))])
+    late, _ = ledger.leases.take([1], "slow", 100.0)
+    clock.time += 101.0
+    lease, mine = other.leases.take([1], "quick", 100.0)
+    assert mine == [1]
+    assert not ledger.settle(make_outcome(1, "x", status="failed", stage="qm"), lease=late)
+    assert other.settle(make_outcome(1, "x"), lease=lease)
+    assert not ledger.settle(make_outcome(1, "x", status="failed", stage="qm"), lease=late)
+    assert [outcome.status for outcome in ledger.outcomes()] == ["ok"]
+    assert ledger.leases.running() == []
+
+
+def test_who_is_at_work_keeps_its_lease(ledger, other, clock):
+    """Ten times half the lease's length, kept each time: nobody else gets the record."""
+    ledger.take_in([("x", make_record(1))])
+    lease, _ = ledger.leases.take([1], "busy", 100.0)
+    for _ in range(10):
+        clock.time += 50.0
+        ledger.leases.keep(lease)
+        assert other.leases.take([1], "greedy", 100.0)[1] == []
+
+
+def test_a_worker_started_again_takes_over_its_own_leases(ledger, other):
+    """The same owner need not wait for the lease of its killed self, whose token is worth nothing then."""
+    ledger.take_in([("x", make_record(1))])
+    old, _ = ledger.leases.take([1], "shard 1", 1e6)
+    new, mine = other.leases.take([1], "shard 1", 1e6)
+    assert mine == [1]
+    assert not ledger.settle(make_outcome(1, "x"), lease=old)
+    assert other.settle(make_outcome(1, "x"), lease=new)
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+def test_a_clock_that_jumps_settles_no_record_twice(ledger, other, clock, jump):
+    """An hour back or on: a record may be computed twice, but only the last lease settles it, once."""
+    ledger.take_in([("x", make_record(1))])
+    first, _ = ledger.leases.take([1], "first", 100.0)
+    clock.time += jump
+    second, mine = other.leases.take([1], "second", 100.0)
+    settled = [ledger.settle(make_outcome(1, "x"), lease=first)]
+    settled.append(bool(mine) and other.settle(make_outcome(1, "x"), lease=second))
+    assert sorted(settled) == [False, True]
+    assert ledger.n_outcomes() == 1
+
+
+def test_changed_conditions_drop_what_a_stage_and_those_after_it_made(ledger):
+    """From `conformers` on: a failure to standardise stays, the delivered and the failed in QM go."""
+    ledger.take_in([(id_, make_record(n)) for n, id_ in enumerate("abc", start=1)])
+    ledger.settle(make_outcome(1, "a", status="failed", stage="standardise"))
+    ledger.settle(make_outcome(2, "b", status="failed", stage="qm"))
+    ledger.settle(make_outcome(3, "c"))
+    ledger.keep_geometries("k", np.zeros((2, 3, 3)))
+    assert ledger.forget_from({"deliver"}) == (1, ["ligands/00/c"])
+    assert ledger.geometries("k") is not None
+    assert ledger.forget_from({"conformers", "fine-tune"}) == (1, [])
+    assert ledger.geometries("k") is None
+    assert ledger.numbers(status="failed") == [1]
+
+
+def test_history_tells_every_attempt(ledger):
+    """A crash, a retry by its class and a success: two attempts in order, the second's seconds count."""
+    ledger.take_in([("a", make_record(1))])
+    ledger.history.note("a", "qm", 5.0, "crash", "killed by SIGSEGV\0")
+    ledger.settle(make_outcome(1, "a", status="failed", stage="qm"))
+    assert ledger.failures_by_class() == [("qm", "crash", 1, 0)]
+    assert ledger.forget_failures(kinds=["scf"]) == 0
+    assert ledger.forget_failures(kinds=["crash"]) == 1
+    ledger.history.note("a", "qm", 7.0)
+    steps = ledger.history.of("a")
+    assert [(step.attempt, step.seconds, step.kind) for step in steps] == [(1, 5.0, "crash"), (2, 7.0, "")]
+    assert ledger.history.seconds("a") == 7.0
+
+
+def test_many_outcomes_come_page_by_page_in_order(ledger):
+    """1,203 records, more than two pages: each once, in order, also when chosen by status."""
+    ledger.take_in((f"x-{n}", make_record(n)) for n in range(1, 1204))
+    lease, mine = ledger.leases.take(range(1, 1204), "me", 100.0)
+    for n in mine:
+        status = "ok" if n % 3 else "failed"
+        ledger.settle(make_outcome(n, f"x-{n}", status=status, stage="" if n % 3 else "qm"), lease=lease)
+    assert [outcome.record for outcome in ledger.outcomes()] == list(range(1, 1204))
+    assert [outcome.record for outcome in ledger.outcomes(status="failed")] == list(range(3, 1204, 3))
+    assert ledger.outcome("x-3").kind == "crash"
+
+
+def test_a_ligand_is_found_by_its_name_or_id(ledger):
+    """Names with a quote, a percent sign and an underscore are found as they are, and nothing else is."""
+    names = ['50% "off"', '50x "off"', "a_b", "acb"]
+    ledger.take_in([(f"x-{n}", make_record(n, name=name)) for n, name in enumerate(names, start=1)])
+    assert [ledger.find(name) for name in names] == [[1], [2], [3], [4]]
+    assert ledger.find("x-2") == [2]
+    assert ledger.find("x") == []
+
+
+def test_a_ledger_that_is_read_only_can_be_read_and_not_written(place, clock, ledger):
+    """What is there is seen; a write is refused by the database itself."""
+    ledger.take_in([("a", make_record(1))])
+    with contextlib.closing(Ledger(place, now=clock, read_only=True)) as reader:
+        assert reader.n_records() == 1
+        with pytest.raises(StoreError, match="read"):
+            reader.remember("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("mysql://host/db", "PostgreSQL"),
+        ("postgresql://me:secret@host/db", "pgpass"),
+        ("nonsense", "address"),
+    ],
+)
+def test_an_address_that_cannot_serve_is_refused_in_a_sentence(address, reason):
+    """Another kind of database, a password in the open, no address at all."""
+    with pytest.raises(SettingsError, match=reason):
+        check_address(address)
 
 
 def test_seconds_add_up_over_stages(ledger):
