@@ -10,6 +10,8 @@ NAMES = (
     "minima_relaxed",
     "export_readers",
     "fragment_sharing",
+    "kills",
+    "scale",
     "store_speed",
     "qm_faults",
     "qm_cost",

@@ -20,6 +20,7 @@ import torch
 
 from flows.fits_plot import write_fits_plot
 from flows.fragments_picture import write_fragment_pictures
+from flows.notify import Herald
 from flows.request import Request
 from models.finetune import LigandFit, fine_tune
 from models.predict import Predictor, load_predictor
@@ -61,6 +62,7 @@ FRAGMENT_FOLDER = "fragments"
 _NOT_DECISIVE: dict[str, bool | set[str]] = {
     "jobs": True,
     "model": True,
+    "notify": True,
     "qm": {"budget_seconds"},
     "export": {"library_offxml_limit"},
 }
@@ -150,7 +152,7 @@ def open_campaign(request: Request, watch: Watch, owner: str = "alone") -> Itera
             folder=request.out,
             ledger=ledger,
             line=line,
-            watch=watch,
+            watch=Herald(watch, ledger, request.out, request.settings.notify),
             clock=time.monotonic,
             jobs=n_jobs(request.settings),
             owner=owner,
@@ -206,6 +208,8 @@ def close_run(campaign: Campaign, settings: Settings) -> dict[str, int]:
     """Write what concerns the library as a whole: its OFFXML, the tables, the pictures; gives the counts."""
     write_library(campaign, settings.export, run_in_child)
     counts = finish_run(campaign)
+    if isinstance(campaign.watch, Herald):
+        campaign.watch.complete()
     write_fits_plot(campaign.folder)
     if settings.qm.torsion_drives and (campaign.folder / "fits.csv").is_file():
         ligands = [molecule.prepared.ligand for molecule in molecules(campaign)]

@@ -1,8 +1,8 @@
 """Assign: every ligand gets its parameters from the shipped model alone.
 
-    a few hundred records: standardise each -> predict each distinct molecule once -> deliver each record
+    some fifty records: standardise each -> predict each distinct molecule once -> deliver each record
 
-Only those few hundred are in memory. What the model gave a molecule is in the ledger, so that a duplicate
+Only those fifty are in memory. What the model gave a molecule is in the ledger, so that a duplicate
 anywhere in the library, or the same library again with other formats, is not predicted again.
 """
 
@@ -14,6 +14,7 @@ from pipeline.campaign import (
     Campaign,
     deliver_record,
     each,
+    end,
     in_order_of,
     leased,
     note,
@@ -25,7 +26,7 @@ from pipeline.library import Record
 from pipeline.outcome import Failure
 from pipeline.parametrize import attempt
 
-AT_ONCE = 200
+AT_ONCE = 50
 """records standardised before the first of them is delivered"""
 
 Member = tuple[str, Record, Prepared]
@@ -66,21 +67,17 @@ def _pieces(numbers: list[int]) -> Iterator[list[int]]:
         yield some
 
 
-def _end(campaign: Campaign, id_: str, record: Record, ending: Failure | str) -> None:
-    settle(campaign, id_, record, ending)
-    campaign.watch.advance("assign")
-
-
 def _prepared(campaign: Campaign, numbers: Iterable[int]) -> Iterator[Member]:
     """Standardise; the refused are settled, the others given."""
     records = (campaign.ledger.record(number) for number in numbers)
     for (id_, record), ending, seconds in each(
         campaign, "standardise", records, lambda numbered: prepare_record(campaign.line, numbered[1])
     ):
-        note(campaign, id_, "standardise", ending, seconds)
         if isinstance(ending, Failure):
-            _end(campaign, id_, record, ending)
+            end(campaign, (id_, record), ending, "standardise", seconds)
+            campaign.watch.advance("assign")
         else:
+            note(campaign, id_, "standardise", ending, seconds)
             yield id_, record, ending
 
 
@@ -98,7 +95,8 @@ def _predicted(campaign: Campaign, by_key: dict[str, _Molecule]) -> Iterator[tup
         for id_, record, prepared in tuple(molecule.members):
             if problem and (known is None or prepared.pose is None):
                 molecule.members.remove((id_, record, prepared))
-                _end(campaign, id_, record, problem)
+                settle(campaign, id_, record, problem)
+                campaign.watch.advance("assign")
     for molecule in by_key.values():
         for member in molecule.members:
             assert molecule.known is not None
@@ -134,5 +132,5 @@ def _deliver(campaign: Campaign, predicted: Iterable[tuple[Member, Prediction]])
         return deliver_record(campaign, id_, prepared, prediction.parameters, coords)
 
     for ((id_, record, _), _), ending, seconds in each(campaign, "deliver", predicted, work):
-        note(campaign, id_, "deliver", ending, seconds)
-        _end(campaign, id_, record, ending)
+        end(campaign, (id_, record), ending, "deliver", seconds)
+        campaign.watch.advance("assign")

@@ -306,6 +306,16 @@ def leased(campaign: Campaign, numbers: Iterable[int]) -> Iterator[tuple[Campaig
         leases.release(lease)
 
 
+def end(
+    campaign: Campaign, numbered: tuple[str, Record], ending: Failure | str, stage: str, seconds: float
+) -> None:
+    """Note the last stage of a record, given with its id, and settle it, in one piece."""
+    id_, record = numbered
+    with campaign.ledger.together():
+        note(campaign, id_, stage, ending, seconds)
+        settle(campaign, id_, record, ending)
+
+
 def note(campaign: Campaign, id_: str, stage: str, ending: object, seconds: float) -> None:
     """Write into the history that a record went through a stage, whether it failed there or not."""
     if isinstance(ending, Failure):

@@ -76,6 +76,7 @@ class Database:
     def __init__(self, place: Place, *, tables: str = "", read_only: bool = False) -> None:
         """Connect, and make what is missing of the `tables` (SQL statements that end in `;`)."""
         self.place = place
+        self._in_transaction = False
         with self._told_apart():
             try:
                 self._engine = self._make_engine(read_only)
@@ -151,19 +152,26 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of it or nothing of it; a second writer waits at the beginning."""
+        """All of it or nothing of it; a second writer waits. One within another is a part of it."""
+        if self._in_transaction:
+            yield
+            return
         if self.place.is_sqlite:
             self._control("BEGIN IMMEDIATE")
         else:
             self._control("BEGIN")
             self.execute("SELECT pg_advisory_xact_lock(hashtext(:schema))", schema=self.place.schema)
+        self._in_transaction = True
         try:
             yield
         except BaseException:
             with contextlib.suppress(StoreError):  # the first error is the one to tell
                 self._control("ROLLBACK")
             raise
-        self._control("COMMIT")
+        else:
+            self._control("COMMIT")
+        finally:
+            self._in_transaction = False
 
     def _control(self, statement: str) -> None:
         with self._told_apart():

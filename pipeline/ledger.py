@@ -8,6 +8,7 @@ its text, and a ligand's key, which all records of one molecule share.
 A record is waiting, running (somebody has a lease on it, see `pipeline.leases`), done or failed.
 """
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -100,6 +101,10 @@ class Ledger:
     def close(self) -> None:
         """Let go; what was written is already safe."""
         self._database.close()
+
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        """What is written within is written as a whole, or not at all."""
+        return self._database.transaction()
 
     # ---- facts about the run ----
 

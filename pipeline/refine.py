@@ -11,7 +11,17 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pipeline.campaign import Campaign, deliver_record, each, leased, note, pose, prepare_record, settle
+from pipeline.campaign import (
+    Campaign,
+    deliver_record,
+    each,
+    end,
+    leased,
+    note,
+    pose,
+    prepare_record,
+    settle,
+)
 from pipeline.drives import (
     DriveBench,
     PlannedDrive,
@@ -105,10 +115,10 @@ def prepare(campaign: Campaign, numbers: Iterable[int]) -> None:
             held, "standardise", records, lambda numbered: prepare_record(campaign.line, numbered[1])
         ):
             campaign.watch.advance("standardise")
-            note(held, id_, "standardise", ending, seconds)
             if isinstance(ending, Failure):
-                settle(held, id_, record, ending)
+                end(held, (id_, record), ending, "standardise", seconds)
             else:
+                note(held, id_, "standardise", ending, seconds)
                 ledger.keep_prepared(id_, ending)
 
 
@@ -365,8 +375,7 @@ def deliver_fits(campaign: Campaign, numbers: Iterable[int]) -> None:
     with leased(campaign, numbers) as (held, mine):
         for (id_, record, _, _), ending, seconds in each(held, "deliver", items(mine), work):
             campaign.watch.advance("deliver")
-            note(held, id_, "deliver", ending, seconds)
-            settle(held, id_, record, ending)
+            end(held, (id_, record), ending, "deliver", seconds)
 
 
 def write_fits(campaign: Campaign) -> None:

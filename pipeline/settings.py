@@ -121,6 +121,15 @@ class ExportSettings(_Settings):
         return tuple(swap.get(name, name) for name in self.formats)
 
 
+class NotifySettings(_Settings):
+    """Whom to tell about a run; see `flows.notify`."""
+
+    command: tuple[str, ...] = Field(default=(), strict=False)
+    """program and arguments; run with the event as its last argument and the facts as JSON on its input"""
+    failed_fraction: float | None = Field(default=None, ge=0, le=1)
+    """tell also, once, when more than this fraction of the records settled so far has failed"""
+
+
 class Settings(_Settings):
     """Everything that decides a run's results; stamped into run.json."""
 
@@ -130,6 +139,7 @@ class Settings(_Settings):
     fragments: FragmentSettings = FragmentSettings()
     fine_tune: FineTuneSettings = FineTuneSettings()
     export: ExportSettings = ExportSettings()
+    notify: NotifySettings = NotifySettings()
     model: str = "default"
     """name of the shipped weights, or `name/version`"""
     form: Form = "class1"

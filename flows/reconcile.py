@@ -1,0 +1,81 @@
+"""Tell Prefect the truth about runs that it believes to be at work, when nobody is.
+
+After `kill -9`, or a power cut, a flow run stays RUNNING on the server for ever. A run of ours holds the lock
+of its output folder while it works, and the system drops that lock however the process dies: a RUNNING flow
+run whose lock is free is dead, and is marked as crashed. The work itself goes on from its ledger.
+"""
+
+import datetime
+import fcntl
+from collections.abc import Iterable
+from pathlib import Path
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.states import Crashed
+
+from pipeline.campaign import STATE_FOLDER
+
+YOUNG_SECONDS = 120.0
+"""A run may need so long from its start until it has its lock."""
+_PAGE = 200
+
+
+def is_free(lock: Path) -> bool:
+    """Whether nobody holds a lock; where there is no file or it may not be read, nobody does."""
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def lock_of(run: FlowRun) -> Path | None:
+    """The lock that a flow run of ours holds while it works; None for what has none."""
+    request = run.parameters.get("request")
+    if isinstance(request, dict) and isinstance(request.get("out"), str):
+        return Path(request["out"]) / STATE_FOLDER / "lock"
+    return None
+
+
+def reconcile(flow_names: Iterable[str]) -> list[str]:
+    """Mark the orphans among the runs of these flows as crashed; their names."""
+    crashed = []
+    with get_client(sync_client=True) as client:
+        for run in _running(client, list(flow_names)):
+            if _is_dead(run):
+                client.set_flow_run_state(
+                    run.id,
+                    Crashed(message="nobody holds the lock of its folder: the process is gone"),
+                    force=True,
+                )
+                crashed.append(run.name)
+    return crashed
+
+
+def _running(client: SyncPrefectClient, names: list[str]) -> list[FlowRun]:
+    return client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=names)),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
+        ),
+        limit=_PAGE,
+    )
+
+
+def _is_dead(run: FlowRun) -> bool:
+    started = run.start_time or run.expected_start_time
+    if started and (datetime.datetime.now(datetime.UTC) - started).total_seconds() < YOUNG_SECONDS:
+        return False
+    lock = lock_of(run)
+    return lock is not None and is_free(lock)
