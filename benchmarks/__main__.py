@@ -8,6 +8,7 @@ NAMES = (
     "vdw_mismatches",
     "torsion_mmff94",
     "minima_relaxed",
+    "prediction_speed",
     "export_readers",
     "fragment_sharing",
     "kills",
