@@ -62,6 +62,8 @@ class ValenceStage(_Config):
     """networks trained from different seeds, whose mean is the model"""
     processes: int = Field(default=1, ge=1)
     """members trained side by side"""
+    device: str = "cpu"
+    """where the networks are trained, e.g. cuda; pure torch, the same numbers but for rounding"""
     tables: tuple[str, ...] = ("qm/train.parquet",)
     """Parquet files below the data folder"""
     sources: dict[str, int]

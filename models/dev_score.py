@@ -12,6 +12,7 @@ from models.charges import ChargeNetwork
 from models.dataset import QMExample, read_qm_examples
 from models.loss import TrainingRow, draw_batch, qm_errors
 from models.network import ValenceEnsemble, ValenceNetwork
+from models.optimise import device_of
 from models.points import spread_over_sources
 from models.predict import Predictor
 from models.relaxed import class1_relaxer, evaluate_relaxed, summarise_relaxed
@@ -30,7 +31,7 @@ def score_torsions(model: ValenceNetwork, rows: Sequence[TrainingRow]) -> dict[s
     generator = np.random.default_rng(0)
     for start in range(0, len(rows), SCORE_BATCH):
         part = rows[start : start + SCORE_BATCH]
-        batch = draw_batch(part, max(row.n_points for row in part), generator)
+        batch = draw_batch(part, max(row.n_points for row in part), generator).to(device_of(model))
         energy_error, gradient_error = qm_errors(model(batch.graphs, batch.indices), batch)
         n_used = batch.is_used.sum(dim=1)
         energy_rmse.append((energy_error.square().sum(dim=1) / n_used).sqrt())
@@ -71,7 +72,7 @@ def score_minima(
             version="",
             sha256="",
             charges=deepcopy(charges).double(),
-            valence=ValenceEnsemble([deepcopy(model).double()]),
+            valence=ValenceEnsemble([deepcopy(model).cpu().double()]),
             sizes={},
         )
     )  # in whichever form the network is

@@ -67,6 +67,19 @@ class TrainingBatch:
     soft: tuple[Tensor | None, ...]
     """per molecule (n_confs, n_modes, 3 n_atoms); None without gradient"""
 
+    def to(self, device: torch.device) -> "TrainingBatch":
+        """Return the same batch on another device."""
+        return TrainingBatch(
+            graphs=self.graphs.to(device),
+            indices=self.indices.to(device),
+            coords=self.coords.to(device),
+            energy=self.energy.to(device),
+            gradient=self.gradient.to(device),
+            is_used=self.is_used.to(device),
+            has_gradient=self.has_gradient.to(device),
+            soft=tuple(None if rows is None else rows.to(device) for rows in self.soft),
+        )
+
 
 def draw_batch(rows: Sequence[TrainingRow], max_confs: int, generator: np.random.Generator) -> TrainingBatch:
     """Draw up to `max_confs` points of every row; rows with fewer are padded with their first point."""
@@ -142,7 +155,8 @@ def soft_cost(gradient_error: Tensor, batch: TrainingBatch, bend: float) -> Tens
 
 def prior_loss(valence: ValenceParameters, rows: Sequence[TrainingRow]) -> Tensor:
     """Mean squared scaled distance to the classical parameters of the rows, all of which must have them."""
-    prior = {name: torch.cat([getattr(row.prior, name) for row in rows]) for name in CLASS1_NAMES}
+    device = valence.bond_k.device
+    prior = {n: torch.cat([getattr(row.prior, n) for row in rows]).to(device) for n in CLASS1_NAMES}
     return (
         _scaled(valence.bond_length, prior["bond_length"], BOND_LENGTH_SCALE)
         + _scaled(valence.angle_theta, prior["angle_theta"], ANGLE_SCALE)
@@ -166,7 +180,8 @@ def stiffness_pull(valence: ValenceParameters, rows: Sequence[TrainingRow]) -> T
         parts = getattr(valence, name).split(sizes)
         pairs = [(part, getattr(row.prior, name)) for part, row in zip(parts, rows, strict=True) if row.prior]
         if pairs:
-            ours, theirs = torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
+            ours = torch.cat([a for a, _ in pairs])
+            theirs = torch.cat([b for _, b in pairs]).to(ours.device)
             total = total + _scaled(ours.log(), theirs.log(), LOG_K_SCALE)
     return total
 

@@ -101,7 +101,8 @@ class _Progress:
         progress = json.loads((self.folder / "progress.json").read_text())
         self.epoch, self.best = progress["epoch"], progress["best"]
         self.model.load_state_dict(load_file(self._path("last")))
-        self.averaged = load_file(self._path("average"))
+        device = str(device_of(self.model))
+        self.averaged = load_file(self._path("average"), device=device)
         state: dict[int, dict[str, Any]] = {}
         for name, tensor in load_file(self._path("moments")).items():
             index, key = name.split(".", 1)
@@ -147,6 +148,11 @@ class _Progress:
         """Put the best weights seen back into the model."""
         self.model.load_state_dict(load_file(self.folder / "best.safetensors"))
         self.model.eval()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a network's weights are."""
+    return next(model.parameters()).device
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

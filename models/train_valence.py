@@ -17,7 +17,7 @@ from models.dev_score import read_dev_minima, score_minima, score_torsions
 from models.graph import collate_graphs
 from models.loss import TrainingRow, draw_batch, prior_loss, stiffness_pull, valence_loss
 from models.network import ValenceEnsemble, ValenceNetwork
-from models.optimise import Report, Stage, run_stage
+from models.optimise import Report, Stage, device_of, run_stage
 from models.readouts import ValenceParameters
 from models.terms import collate_indices
 from models.training_rows import prepare_rows, sage_labeller
@@ -86,8 +86,9 @@ def _train_member(
     report: Report,
 ) -> _Member:
     stage, size, seed = config.valence, config.valence.network, config.seed + 10 * number
+    device = torch.device(config.valence.device)
     torch.manual_seed(seed)
-    model = ValenceNetwork(size.width, size.n_layers, size.dropout)
+    model = ValenceNetwork(size.width, size.n_layers, size.dropout).to(device)
     own = folder / f"member-{number}"
 
     def report_member(text: str) -> None:
@@ -98,12 +99,12 @@ def _train_member(
     qm_stage = _qm_stage(stage, model, rows, lambda: score(model))
     run_stage(qm_stage, stage.schedule, seed=seed + 2, folder=own, report=report_member)
     if config.class2 is None or number >= config.class2.members:
-        return _Member(class1=model, class2=None)
-    richer = ValenceNetwork(size.width, size.n_layers, size.dropout, form="class2")
+        return _Member(class1=model.cpu(), class2=None)
+    richer = ValenceNetwork(size.width, size.n_layers, size.dropout, form="class2").to(device)
     richer.load_state_dict(richer.state_dict() | model.state_dict())
     class2_stage = _class2_stage(stage, config.class2, richer, rows, lambda: score(richer))
     run_stage(class2_stage, config.class2.schedule, seed=seed + 3, folder=own, report=report_member)
-    return _Member(class1=model, class2=richer)
+    return _Member(class1=model.cpu(), class2=richer.cpu())
 
 
 @contextlib.contextmanager
@@ -162,7 +163,7 @@ def _qm_stage(
 ) -> Stage:
     def loss(batch: Sequence[int], generator: np.random.Generator) -> Tensor:
         part = [rows[index] for index in batch]
-        drawn = draw_batch(part, config.max_confs, generator)
+        drawn = draw_batch(part, config.max_confs, generator).to(device_of(model))
         valence = model(drawn.graphs, drawn.indices)
         pull = config.stiffness_pull * stiffness_pull(valence, part)
         return valence_loss(valence, drawn, config) + pull
@@ -181,7 +182,7 @@ def _class2_stage(
 
     def loss(batch: Sequence[int], generator: np.random.Generator) -> Tensor:
         part = [rows[index] for index in batch]
-        drawn = draw_batch(part, config.max_confs, generator)
+        drawn = draw_batch(part, config.max_confs, generator).to(device_of(model))
         valence = model(drawn.graphs, drawn.indices)
         assert valence.cross is not None
         size = valence.cross.angle_torsion.square().mean() + valence.cross.bond_torsion.square().mean()
@@ -193,4 +194,6 @@ def _class2_stage(
 
 def predict_rows(model: ValenceNetwork, rows: Sequence[TrainingRow]) -> ValenceParameters:
     """Predict the parameters of several rows at once."""
-    return model(collate_graphs([row.graph for row in rows]), collate_indices([row.indices for row in rows]))
+    device = device_of(model)
+    graphs, indices = collate_graphs([r.graph for r in rows]), collate_indices([r.indices for r in rows])
+    return model(graphs.to(device), indices.to(device))
