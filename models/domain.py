@@ -17,8 +17,10 @@ from torch import Tensor
 from models.features import ELEMENTS, MAX_DEGREE, MolecularGraph
 from models.readouts import ValenceParameters
 from pipeline.errors import SettingsError
-from pipeline.schema import FloatArray
+from pipeline.schema import Confidence, FloatArray
 
+MAX_NAMED = 8
+"""atoms listed in a sentence"""
 RARE = 2
 """an environment that fewer training molecules have counts as unknown"""
 
@@ -73,36 +75,6 @@ def _numpy(values: Tensor) -> FloatArray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assessment:
-    """What the model says about its own parameters of one ligand."""
-
-    uncertainty: float
-    """kcal/mol: the members' disagreement over the torsions"""
-    limit: float
-    """kcal/mol: 95 % of the dev molecules are below"""
-    unknown_atoms: tuple[int, ...]
-    """0-based: their element, surroundings or ring was in hardly any training molecule"""
-
-    @property
-    def is_inside(self) -> bool:
-        """Whether the ligand is like what the model was trained on and agrees about."""
-        return not self.unknown_atoms and self.uncertainty <= self.limit
-
-    @property
-    def reason(self) -> str:
-        """Why not, in a sentence; empty inside."""
-        parts = []
-        if self.unknown_atoms:
-            atoms = ", ".join(str(atom + 1) for atom in self.unknown_atoms[:8])
-            parts.append(f"surroundings of atoms {atoms} were not in the training")
-        if self.uncertainty > self.limit:
-            parts.append(
-                f"the networks disagree by {self.uncertainty:.2f} kcal/mol (usual: below {self.limit:.2f})"
-            )
-        return "; ".join(parts)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Domain:
     """What the training saw, and what disagreement is usual; kept beside the weights."""
 
@@ -116,10 +88,26 @@ class Domain:
         counts = Counter(name for graph in graphs for name in set(environments(graph)))
         return cls(environments=frozenset(n for n, count in counts.items() if count >= RARE), limit=limit)
 
-    def assess(self, graph: MolecularGraph, spread: Spread) -> Assessment:
-        """Judge one ligand."""
-        unknown = [i for i, name in enumerate(environments(graph)) if name not in self.environments]
-        return Assessment(uncertainty=spread.total, limit=self.limit, unknown_atoms=tuple(unknown))
+    def assess(self, graph: MolecularGraph, spread: Spread) -> Confidence:
+        """Judge one ligand: its atoms' surroundings and the disagreement about it."""
+        unknown = [i + 1 for i, name in enumerate(environments(graph)) if name not in self.environments]
+        doubts = []
+        if unknown:
+            atoms = ", ".join(map(str, unknown[:MAX_NAMED])) + (", ..." if len(unknown) > MAX_NAMED else "")
+            doubts.append(f"surroundings of atoms {atoms} were not in the training")
+        if spread.total > self.limit:
+            doubts.append(
+                f"the networks disagree by {spread.total:.2f} kcal/mol (usual: below {self.limit:.2f})"
+            )
+        return Confidence(
+            uncertainty=spread.total,
+            limit=self.limit,
+            doubt="; ".join(doubts),
+            bond=spread.bond,
+            angle=spread.angle,
+            proper=spread.proper,
+            improper=spread.improper,
+        )
 
     def to_json(self) -> str:
         """Serialise, sorted."""

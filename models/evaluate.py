@@ -6,8 +6,8 @@ from pathlib import Path
 from models.baselines import mmff94_method
 from models.goals import GoalReport, GoalSettings, evaluate_goals
 from models.points import EvaluationReport, compare
-from models.predict import Predictor
 from models.scoring import EvaluationSettings, Method, class1_method, evaluate_torsions
+from pipeline.parametrize import Predictor
 
 __all__ = [
     "EvaluationReport",

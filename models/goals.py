@@ -25,7 +25,6 @@ from models.conformer_energies import (
 )
 from models.dataset import QMExample, read_qm_examples
 from models.points import EvaluationReport, compare_examples, make_folder, spread_over_sources
-from models.predict import Predictor
 from models.published import read_published
 from models.relax import RelaxSettings
 from models.relaxed import (
@@ -45,6 +44,7 @@ from models.relaxed_plots import draw_worst, write_relaxed_plots
 from models.scoring import EvaluationSettings, Method, class1_method
 from models.uncertainty import UncertaintySummary, error_against_uncertainty
 from pipeline.errors import SettingsError
+from pipeline.parametrize import Predictor
 
 DEV = Path("qm") / "dev.parquet"
 CONFORMERS = Path("benchmarks") / "folmsbee2020_conformers.parquet"

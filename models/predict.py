@@ -1,18 +1,20 @@
 """From a ligand to its parameters with shipped weights; torch only, float64, the same numbers every time."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from models.domain import Assessment, spread_of
-from models.features import build_graph
+from models.domain import spread_of
+from models.features import MolecularGraph, build_graph
 from models.graph import GraphBatch, collate_graphs
+from models.network import mean_parameters
 from models.readouts import CLASS1_NAMES, ValenceParameters
 from models.targets import without_pairs
 from models.terms import MMIndices, TorchCross, collate_indices, indices_from_topology
 from models.weights import Model, load_model
-from pipeline.schema import FloatArray, Ligand, MMParameters, Topology
+from pipeline.schema import Confidence, FloatArray, Ligand, MMParameters, Topology
 from pipeline.settings import Form
 from pipeline.vdw import assign_vdw
 
@@ -36,28 +38,29 @@ class Predictor:
     @torch.no_grad()
     def predict_many(self, ligands: Sequence[tuple[Ligand, Topology]]) -> list[MMParameters]:
         """Do the same for several ligands in one pass of the network."""
-        batch, indices = build_batch(ligands)
-        valence = self.valence(batch, indices)
-        charges = self.predict_charges(batch)
-        vdw = [assign_vdw(ligand) for ligand, _ in ligands]
+        graphs = [build_graph(ligand) for ligand, _ in ligands]
+        topologies = [topology for _, topology in ligands]
+        batch, indices = collate(graphs, topologies)
+        members = self.valence.each(batch, indices)
+        charges = self.predict_charges(batch).split([topology.n_atoms for topology in topologies])
+        means = split_valence(mean_parameters(members), topologies)
+        confidences = self._confidences(graphs, [split_valence(one, topologies) for one in members])
         return [
-            assemble(part, charge, sigma_epsilon)
-            for part, charge, sigma_epsilon in zip(
-                split_valence(valence, [topology for _, topology in ligands]),
-                charges.split([topology.n_atoms for _, topology in ligands]),
-                vdw,
-                strict=True,
+            replace(assemble(part, charge, assign_vdw(ligand)), confidence=confidence)
+            for part, charge, (ligand, _), confidence in zip(
+                means, charges, ligands, confidences, strict=True
             )
         ]
 
-    @torch.no_grad()
-    def assess(self, ligand: Ligand, topology: Topology) -> Assessment | None:
-        """Say how sure the model is of a ligand; None where its domain was not recorded."""
-        if self.model.domain is None:
-            return None
-        batch, indices = build_batch([(ligand, topology)])
-        spread = spread_of(self.valence.each(batch, indices))
-        return self.model.domain.assess(build_graph(ligand), spread)
+    def _confidences(
+        self, graphs: Sequence[MolecularGraph], members: Sequence[Sequence[ValenceParameters]]
+    ) -> list[Confidence | None]:
+        """How sure the model is of each ligand; None where its domain was not recorded."""
+        domain = self.model.domain
+        if domain is None:
+            return [None] * len(graphs)
+        by_ligand = zip(*members, strict=True)
+        return [domain.assess(graph, spread_of(own)) for graph, own in zip(graphs, by_ligand, strict=True)]
 
     @torch.no_grad()
     def predict_charges(self, batch: GraphBatch) -> Tensor:
@@ -79,10 +82,13 @@ def load_predictor(name: str, form: Form = "class1") -> Predictor:
 
 def build_batch(ligands: Sequence[tuple[Ligand, Topology]]) -> tuple[GraphBatch, MMIndices]:
     """Graphs and interaction indices of several ligands, float64."""
-    graphs = collate_graphs([build_graph(ligand) for ligand, _ in ligands], dtype=torch.float64)
-    return graphs, collate_indices(
-        [without_pairs(indices_from_topology(topology)) for _, topology in ligands]
-    )
+    return collate([build_graph(ligand) for ligand, _ in ligands], [topology for _, topology in ligands])
+
+
+def collate(graphs: Sequence[MolecularGraph], topologies: Sequence[Topology]) -> tuple[GraphBatch, MMIndices]:
+    """Do the same where the graphs are built already."""
+    indices = [without_pairs(indices_from_topology(topology)) for topology in topologies]
+    return collate_graphs(graphs, dtype=torch.float64), collate_indices(indices)
 
 
 _ROWS = {

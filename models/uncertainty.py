@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from models.dataset import QMExample
-from models.predict import Predictor
 from models.relaxed import RelaxedScores
+from pipeline.parametrize import Predictor
 from pipeline.schema import FloatArray
 
 N_GROUPS = 5
@@ -42,12 +42,12 @@ def error_against_uncertainty(
     uncertainty, error, flagged = [], [], []
     for row in scores.rows:
         example = examples[row.row]
-        assessment = model.assess(example.ligand, example.topology)
+        confidence = model.predict(example.ligand, example.topology).confidence
         counted = np.abs(row.dde[~row.is_reference])
-        if assessment is not None and len(counted):
-            uncertainty.append(assessment.uncertainty)
+        if confidence is not None and len(counted):
+            uncertainty.append(confidence.uncertainty)
             error.append(float(counted.mean()))
-            flagged.append(not assessment.is_inside)
+            flagged.append(bool(confidence.doubt))
     if len(error) < N_GROUPS:
         return None
     x, y, out = np.array(uncertainty), np.array(error), np.array(flagged)

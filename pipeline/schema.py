@@ -280,6 +280,31 @@ class CrossTerms:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Confidence:
+    """How sure a model is of the parameters it gave, row by row beside the Topology; all in kcal/mol."""
+
+    uncertainty: float
+    """one number for the ligand: by how much the model's networks disagree over its torsions"""
+    limit: float
+    """what is usual: 95 % of the molecules that the model was judged on are below"""
+    doubt: str
+    """why the ligand is outside the model's domain, in a sentence; empty inside"""
+    bond: FloatArray
+    """(n_bonds,): what the scatter of the rest length costs, k/2 var(l)"""
+    angle: FloatArray
+    """(n_angles,): k/2 var(theta0)"""
+    proper: FloatArray
+    """(n_propers,): standard deviation of the cosine series over a full turn"""
+    improper: FloatArray
+    """(n_impropers,): the same, per trefoil row"""
+
+    def __post_init__(self) -> None:
+        """Check shapes and make the arrays read-only."""
+        for name in ("bond", "angle", "proper", "improper"):
+            _freeze(self, name, np.float64, (None,))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class MMParameters:
     """The force field of one ligand, row by row beside its Topology: class I, and more with `cross`.
 
@@ -311,6 +336,8 @@ class MMParameters:
     """(n_atoms,), kcal/mol"""
     cross: CrossTerms | None = None
     """the terms beyond class I; None: there are none"""
+    confidence: Confidence | None = None
+    """None where the parameters do not come from an ensemble that knows its domain"""
 
     def __post_init__(self) -> None:
         """Check shapes and make the arrays read-only."""

@@ -90,6 +90,14 @@ def restore_order(
             (bond_rows, angle_rows, proper_rows),
             tuple(_is_reversed(order[rows]) for rows in (topology.angles, topology.propers)),
         ),
+        confidence=parameters.confidence
+        and dataclasses.replace(
+            parameters.confidence,
+            bond=parameters.confidence.bond[bond_rows],
+            angle=parameters.confidence.angle[angle_rows],
+            proper=parameters.confidence.proper[proper_rows],
+            improper=parameters.confidence.improper[improper_rows],
+        ),
     )
 
 

@@ -85,12 +85,9 @@ def test_an_unknown_environment_is_flagged_and_named(build_ligand):
     domain = Domain.of_training(graphs, limit=1.0)
     no_spread = spread_of(members_of("CCO", build_ligand, n=1))
     inside = domain.assess(build_graph(build_ligand("CCO")), no_spread)
-    assert inside.is_inside
-    assert inside.reason == ""
+    assert inside.doubt == ""
     outside = domain.assess(build_graph(build_ligand("CCS")), no_spread)
-    assert not outside.is_inside
-    assert 2 in outside.unknown_atoms
-    assert "atoms 2, 3" in outside.reason
+    assert "atoms 2, 3" in outside.doubt
 
 
 def test_disagreement_beyond_the_usual_is_flagged(build_ligand):
@@ -98,10 +95,9 @@ def test_disagreement_beyond_the_usual_is_flagged(build_ligand):
     graph = build_graph(build_ligand("CC(=O)NC"))
     spread = spread_of(members_of("CC(=O)NC", build_ligand))
     assert spread.total > 0
-    assert Domain.of_training([graph, graph], limit=2 * spread.total).assess(graph, spread).is_inside
+    assert Domain.of_training([graph, graph], limit=2 * spread.total).assess(graph, spread).doubt == ""
     tight = Domain.of_training([graph, graph], limit=spread.total / 2).assess(graph, spread)
-    assert not tight.is_inside
-    assert f"{spread.total:.2f}" in tight.reason
+    assert f"{spread.total:.2f}" in tight.doubt
 
 
 def shipped(tmp_path, build_ligand) -> Model:
@@ -124,9 +120,9 @@ def test_the_domain_travels_with_the_weights(tmp_path, build_ligand):
     loaded = shipped(tmp_path, build_ligand)
     assert loaded.domain == load_model_folder(tmp_path).domain
     ligand = build_ligand("CCS")
-    assessment = Predictor(loaded).assess(ligand, build_topology(ligand))
-    assert assessment is not None
-    assert assessment.unknown_atoms
+    confidence = Predictor(loaded).predict(ligand, build_topology(ligand)).confidence
+    assert confidence is not None
+    assert "not in the training" in confidence.doubt
     path = tmp_path / "domain.json"
     path.write_text(path.read_text().replace("0.5", "5.0"))
     with pytest.raises(SettingsError, match=r"domain\.json: hash"):
@@ -157,7 +153,7 @@ def test_errors_in_the_order_of_the_uncertainty_have_rank_correlation_one(tmp_pa
     predictor = Predictor(shipped(tmp_path, build_ligand))
     ligands = [build_ligand(s) for s in ("CC", "CCO", "CCCO", "CC(=O)NC", "CCOCC", "c1ccccc1C")]
     examples = [type("E", (), {"ligand": ligand, "topology": build_topology(ligand)}) for ligand in ligands]
-    sure = [predictor.assess(e.ligand, e.topology).uncertainty for e in examples]
+    sure = [predictor.predict(e.ligand, e.topology).confidence.uncertainty for e in examples]
     summary = error_against_uncertainty(predictor, examples, Scored(sure), tmp_path / "u.png")
     assert summary.rank_correlation == pytest.approx(1.0)
     assert list(summary.group_error) == sorted(summary.group_error)

@@ -37,9 +37,6 @@ class PlainPredictor:
 
     name, version, sha256 = "plain", "0", "0" * 64
 
-    def assess(self, ligand: Ligand, topology: Topology) -> None:
-        """It does not know how sure it is."""
-
     def predict(self, ligand: Ligand, topology: Topology) -> MMParameters:
         n_bonds, n_angles, n_atoms = len(topology.bonds), len(topology.angles), topology.n_atoms
         return MMParameters(

@@ -49,9 +49,6 @@ class SpringPredictor:
 
     name, version, sha256 = "springs", "0", "0" * 64
 
-    def assess(self, ligand: Ligand, topology: Topology) -> None:
-        """It does not know how sure it is."""
-
     def predict(self, ligand: Ligand, topology: Topology) -> MMParameters:
         is_h = topology.atomic_numbers == 1
         if 17 in topology.atomic_numbers:

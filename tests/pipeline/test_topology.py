@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from rdkit import Chem
 
 from pipeline.ligand import canonical_ligand, canonical_order, ligand_from_rdkit, reorder_ligand
-from pipeline.schema import Ligand, MMParameters, Topology
+from pipeline.schema import Confidence, Ligand, MMParameters, Topology
 from pipeline.topology import build_topology, restore_order
 
 RINGS_AND_CAGES = {
@@ -230,3 +231,28 @@ def test_topology_follows_its_atoms():
         min(r, r[::-1]) for r in as_set(topology.propers)
     }
     assert as_set(np.sort(order[reordered.pairs_14], axis=1)) == as_set(topology.pairs_14)
+
+
+def test_confidence_follows_its_rows():
+    """In another atom order each row keeps the number that its parameters have: here they are the same."""
+    rng = np.random.default_rng(1)
+    mol = Chem.AddHs(Chem.MolFromSmiles("CC(=O)NC"))
+    order = rng.permutation(mol.GetNumAtoms()).tolist()
+    ligand = ligand_from_rdkit(Chem.RenumberAtoms(mol, order), "shuffled")
+    topology = build_topology(canonical_ligand(ligand))
+    plain = random_parameters(topology, rng)
+    confidence = Confidence(
+        uncertainty=0.5,
+        limit=1.0,
+        doubt="",
+        bond=plain.bond_k,
+        angle=plain.angle_k,
+        proper=plain.proper_k[:, 0],
+        improper=plain.improper_k[:, 0],
+    )
+    parameters = dataclasses.replace(plain, confidence=confidence)
+    _, restored = restore_order(topology, parameters, canonical_order(ligand))
+    np.testing.assert_array_equal(restored.confidence.bond, restored.bond_k)
+    np.testing.assert_array_equal(restored.confidence.angle, restored.angle_k)
+    np.testing.assert_array_equal(restored.confidence.proper, restored.proper_k[:, 0])
+    np.testing.assert_array_equal(restored.confidence.improper, restored.improper_k[:, 0])
