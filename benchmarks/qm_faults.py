@@ -49,7 +49,7 @@ def kill_at_random(path: Path) -> Counter[str]:
     while killed.total() < N_KILLS:
         time.sleep(chance.uniform(0.0, 0.1))
         depth = chance.randrange(len(VICTIMS))
-        victim = descendant(runner.pid, depth)
+        victim = await_descendant(runner.pid, depth)
         if victim is not None:
             victim.send_signal(signal.SIGKILL)
             killed[VICTIMS[depth]] += 1
@@ -61,6 +61,16 @@ def kill_at_random(path: Path) -> Counter[str]:
     runner.kill()
     runner.wait()
     return killed
+
+
+def await_descendant(pid: int, depth: int) -> psutil.Process | None:
+    """As `descendant`, looking for a second: jobs are short."""
+    for _ in range(200):
+        victim = descendant(pid, depth)
+        if victim is not None or not psutil.pid_exists(pid):
+            return victim
+        time.sleep(0.005)
+    return None
 
 
 def descendant(pid: int, depth: int) -> psutil.Process | None:

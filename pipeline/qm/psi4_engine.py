@@ -28,6 +28,7 @@ _KEYWORDS = {
 }
 _LADDER: tuple[tuple[str, dict[str, object]], ...] = (
     ("default", {}),
+    ("guess", {"guess": "gwh", "maxiter": 100}),
     ("damping", {"damping_percentage": 40.0, "maxiter": 150}),
     ("second-order", {"soscf": True, "soscf_start_convergence": 0.1, "maxiter": 150}),
 )
@@ -49,8 +50,8 @@ def compute(task: QMTask, n_cores: int, memory_mb: int) -> EngineResult:
             provenance = {"program": "psi4", "version": version, "scf_rung": rung}
             return dataclasses.replace(result, provenance=provenance)
     raise QMError(
-        f"{task.ligand_key}: psi4: SCF not converged, also with damping and second order; "
-        "check charge and geometry",
+        f"{task.ligand_key}: psi4: SCF not converged, also with another guess, damping and "
+        "second order; check charge and geometry",
         kind="scf",
     )
 

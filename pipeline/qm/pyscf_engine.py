@@ -183,7 +183,7 @@ def _auxiliary_basis(molecule: gto.Mole) -> dict[str, object]:
 
 
 def _converge(field: scf.hf.SCF, task: QMTask, guess: FloatArray | None) -> tuple[scf.hf.SCF, str]:
-    """Climb the ladder: DIIS, then damped and level-shifted, then second order, from the last orbitals."""
+    """Climb the ladder: DIIS, from another guess, damped and level-shifted, of second order."""
     if guess is None and hasattr(field, "grids"):
         # Nine tenths of a cycle is the grid's: cycles on a coarse grid first save 40 % of the time.
         field.grids.level, field.conv_tol = _FIRST_GRID_LEVEL, _FIRST_CONVERGED_ENERGY
@@ -196,6 +196,9 @@ def _converge(field: scf.hf.SCF, task: QMTask, guess: FloatArray | None) -> tupl
     field.kernel(dm0=guess)
     if field.converged:
         return field, "default"
+    field.kernel(dm0=field.get_init_guess(key="huckel"))
+    if field.converged:
+        return field, "guess"
     field.level_shift, field.damp, field.conv_check = 0.3, 0.4, True  # the last cycle is without the shift
     field.kernel(dm0=field.make_rdm1())
     if field.converged:
@@ -207,7 +210,7 @@ def _converge(field: scf.hf.SCF, task: QMTask, guess: FloatArray | None) -> tupl
     if second.converged:
         return second, "second-order"
     raise QMError(
-        f"{task.ligand_key}: pyscf: SCF not converged in {field.max_cycle} cycles, also with level shift and "
-        "second order; check charge and geometry",
+        f"{task.ligand_key}: pyscf: SCF not converged in {field.max_cycle} cycles, also with another guess, "
+        "level shift and second order; check charge and geometry",
         kind="scf",
     )

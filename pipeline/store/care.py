@@ -89,6 +89,7 @@ def clean(store: QMStore, *, keep_backups: bool = True) -> Cleaned:
     damaged = verify(store).damaged
     with store.writing() as connection:
         connection.executemany("DELETE FROM results WHERE key = ?", [(key,) for key, _ in damaged])
+        connection.execute("DELETE FROM flags WHERE task_key NOT IN (SELECT key FROM results)")
         n_dead = leases.remove_dead(connection)
         connection.execute("DELETE FROM molecules WHERE id NOT IN (SELECT molecule FROM results)")
         connection.execute("DELETE FROM specs WHERE id NOT IN (SELECT spec FROM results)")

@@ -57,7 +57,9 @@ def document_of(record: QMRecord, atoms: Composition) -> dict[str, Any]:
     spec, facts = record.spec, dict(record.provenance)
     identifiers = {} if atoms.mapped_smiles is None else {_SMILES: atoms.mapped_smiles}
     energy = record.energy / KCAL_PER_HARTREE
-    driver = spec.driver if spec.driver in _DRIVERS else "energy"
+    # The end of an optimisation is a point like any other; where it began is not kept.
+    named = "gradient" if spec.driver == "optimise" and record.gradient is not None else spec.driver
+    driver = named if named in _DRIVERS else "energy"
     result: float | list[float] = energy
     if driver == "gradient" and record.gradient is not None:
         result = (record.gradient / KCAL_PER_ANGSTROM_PER_HARTREE_PER_BOHR).ravel().tolist()
@@ -84,7 +86,7 @@ def document_of(record: QMRecord, atoms: Composition) -> dict[str, Any]:
         "return_result": result,
         "success": True,
         "provenance": {"creator": spec.program, "version": facts.get("version", ""), "routine": "parmflow"},
-        "extras": {"parmflow_driver": spec.driver, "parmflow_provenance": facts},
+        "extras": {"parmflow_driver": named, "parmflow_provenance": facts},
     }
 
 

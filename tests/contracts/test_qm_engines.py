@@ -168,7 +168,7 @@ def test_ladder_finds_the_same_state() -> None:
     short = dataclasses.replace(spec, keywords=(("maxiter", 4),))
     hard = run_task(dataclasses.replace(task, spec=short), LIMITS)
     assert dict(easy.provenance)["scf_rung"] == "default"
-    assert dict(hard.provenance)["scf_rung"] in ("level-shift", "second-order")
+    assert dict(hard.provenance)["scf_rung"] in ("guess", "level-shift", "second-order")
     # Both are converged to 1e-8 hartree between cycles; the minimum is the same.
     assert hard.energy == pytest.approx(easy.energy, abs=1e-7 * KCAL_PER_HARTREE)
 

@@ -53,12 +53,14 @@ def test_damage_is_listed_removed_and_computed_again(path: Path) -> None:
     damage(path, "UPDATE results SET energy = energy + 0.001 WHERE key = ?", changed)
     damage(path, "DELETE FROM results WHERE key = ?", stolen)
     with QMStore(path) as store:
+        store.flag(changed, "outlier", "because of the damage")
         moved = dataclasses.replace(entry.record, coords=entry.record.coords + 0.5)
         store.put(moved, entry.composition)
         wrong = dict(verify(store).damaged)
         assert wrong == {changed: "does not match its hash", stolen: "is not the result of its key"}
         cleaned = clean(store)
         assert cleaned.n_damaged == 2
+        assert count(store).n_flagged == 0
         assert verify(store).is_whole
         assert len(store) == 4
         engine = Scripted({})

@@ -140,6 +140,22 @@ def test_qcschema_is_valid_and_comes_back(tmp_path: Path, store: QMStore, name: 
                 np.testing.assert_allclose(back.record.hessian, record.hessian, rtol=1e-13)
 
 
+def test_the_end_of_an_optimisation_is_a_gradient_to_others(tmp_path: Path) -> None:
+    """An optimisation's key is that of its start, which a document cannot say: it comes back as a gradient of
+    its last geometry.
+    """
+    last = make_entry(1)
+    spec = dataclasses.replace(GRADIENT, driver="optimise")
+    entry = dataclasses.replace(last, record=dataclasses.replace(last.record, spec=spec, task_key="start"))
+    with QMStore(tmp_path / "s") as store, QMStore(tmp_path / "other") as other:
+        store.put_many([entry])
+        export_store(store, tmp_path / "o.jsonl")
+        assert import_file(other, tmp_path / "o.jsonl").n_new == 1
+        ((key, back),) = other.entries()
+    assert (key, back.record.spec) == (last.record.task_key, GRADIENT)
+    np.testing.assert_allclose(back.record.gradient, last.record.gradient, rtol=1e-13)
+
+
 # As QCArchive's server gives them (qcportal 0.6x, model_dump(mode="json")), with the parts that are read.
 MOLECULE = {
     "symbols": ["O", "H", "H"],
