@@ -6,6 +6,7 @@ ones. Points left out judge: energies are compared after the offset that aligns 
 """
 
 import copy
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,7 +22,7 @@ from models.predict import Predictor, assemble, build_batch, split_valence
 from models.readouts import ValenceParameters
 from models.targets import nonbonded_of, without_pairs
 from models.terms import MMIndices, indices_from_topology
-from pipeline.schema import FloatArray, MMParameters, Reference
+from pipeline.schema import Confidence, FloatArray, MMParameters, Reference
 from pipeline.settings import FineTuneSettings
 from pipeline.vdw import assign_vdw
 
@@ -99,12 +100,21 @@ def fine_tune(
     tuned = _optimise(shipped, predict, targets, settings, on_step)
     with torch.no_grad():
         before, after = predict(shipped), predict(tuned)
-    return [
+    fits = [
         _judge(old, new, target, (charge, assign_vdw(ligand)))
         for old, new, target, charge, (ligand, _) in zip(
             before, after, targets, charges, ligands, strict=True
         )
     ]
+    sure = [parameters.confidence for parameters in predictor.predict_many(ligands)]
+    return [_with_confidence(fit, confidence) for fit, confidence in zip(fits, sure, strict=True)]
+
+
+def _with_confidence(fit: LigandFit, confidence: Confidence | None) -> LigandFit:
+    """Shipped parameters keep the model's confidence; what fine-tuning learnt, its errors tell."""
+    if fit.kept != "shipped":
+        return fit
+    return dataclasses.replace(fit, parameters=dataclasses.replace(fit.parameters, confidence=confidence))
 
 
 def _target(reference: Reference, charge: Tensor, settings: FineTuneSettings) -> _Target:

@@ -23,7 +23,7 @@ from pipeline.campaign import (
 )
 from pipeline.ledger_values import Prediction, Prepared
 from pipeline.library import Record
-from pipeline.outcome import Failure
+from pipeline.outcome import Delivered, Failure
 from pipeline.parametrize import attempt
 
 AT_ONCE = 50
@@ -123,7 +123,7 @@ def _predict(campaign: Campaign, molecule: _Molecule) -> tuple[Prediction | None
 def _deliver(campaign: Campaign, predicted: Iterable[tuple[Member, Prediction]]) -> None:
     """Write, read back and settle."""
 
-    def work(item: tuple[Member, Prediction]) -> str | Failure:
+    def work(item: tuple[Member, Prediction]) -> Delivered | Failure:
         (id_, _, prepared), prediction = item
         coords = prepared.pose
         if coords is None:

@@ -25,7 +25,7 @@ from pipeline.ledger import STAGES, Ledger
 from pipeline.ledger_values import Prepared
 from pipeline.library import Record
 from pipeline.names import record_id, shard_of
-from pipeline.outcome import Failure, Outcome
+from pipeline.outcome import Delivered, Failure, Outcome
 from pipeline.outcomes_table import write_json, write_outcomes
 from pipeline.parametrize import attempt
 from pipeline.schema import FloatArray, MMParameters
@@ -307,7 +307,7 @@ def leased(campaign: Campaign, numbers: Iterable[int]) -> Iterator[tuple[Campaig
 
 
 def end(
-    campaign: Campaign, numbered: tuple[str, Record], ending: Failure | str, stage: str, seconds: float
+    campaign: Campaign, numbered: tuple[str, Record], ending: Failure | Delivered, stage: str, seconds: float
 ) -> None:
     """Note the last stage of a record, given with its id, and settle it, in one piece."""
     id_, record = numbered
@@ -325,8 +325,8 @@ def note(campaign: Campaign, id_: str, stage: str, ending: object, seconds: floa
     campaign.ledger.leases.keep(campaign.lease)
 
 
-def settle(campaign: Campaign, id_: str, record: Record, ending: Failure | str) -> None:
-    """Write what became of a record: a Failure, or the folder where its files are, relative to the run's."""
+def settle(campaign: Campaign, id_: str, record: Record, ending: Failure | Delivered) -> None:
+    """Write what became of a record."""
     failure = ending if isinstance(ending, Failure) else None
     if not campaign.ledger.leases.holds(campaign.lease, id_):
         return  # another has taken it over, or settled it
@@ -336,11 +336,11 @@ def settle(campaign: Campaign, id_: str, record: Record, ending: Failure | str) 
         record=record.number,
         name=record.name,
         id=id_,
-        folder="" if isinstance(ending, Failure) else ending,
+        folder="" if isinstance(ending, Failure) else ending.folder,
         status="failed" if failure else "ok",
         stage=failure.stage if failure else "",
         kind=failure.kind if failure else "",
-        message=failure.message if failure else "",
+        message=ending.message if isinstance(ending, Failure) else ending.warning,
         seconds=campaign.ledger.history.seconds(id_),
     )
     campaign.ledger.settle(outcome, failure, campaign.lease)
@@ -371,12 +371,14 @@ def in_order_of(prepared: Prepared, coords: FloatArray) -> FloatArray:
 
 def deliver_record(
     campaign: Campaign, id_: str, prepared: Prepared, parameters: MMParameters, coords: FloatArray
-) -> str | Failure:
-    """Write a ligand's files with these coordinates (in its order); the folder, or why not."""
+) -> Delivered | Failure:
+    """Write a ligand's files with these coordinates (in its order); where they are, or why not."""
     folder = ligand_folder(id_)
     path = campaign.folder / folder
     shutil.rmtree(path, ignore_errors=True)
     problem = attempt(
         prepared.ligand.name, "deliver", campaign.line.deliver, prepared, parameters, coords, path
     )
-    return problem if isinstance(problem, Failure) else folder
+    if isinstance(problem, Failure):
+        return problem
+    return Delivered(folder=folder, doubt=parameters.confidence.doubt if parameters.confidence else "")

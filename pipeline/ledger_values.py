@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.schema import CrossTerms, FloatArray, Ligand, MMParameters
+from pipeline.schema import Confidence, CrossTerms, FloatArray, Ligand, MMParameters
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,8 +105,14 @@ def fit_from(text: str) -> Fit:
 
 
 def _parameters(value: dict[str, Any]) -> MMParameters:
-    cross = value.get("cross")
-    return MMParameters(**{**value, "cross": None if cross is None else CrossTerms(**cross)})
+    cross, confidence = value.get("cross"), value.get("confidence")
+    return MMParameters(
+        **value
+        | {
+            "cross": None if cross is None else CrossTerms(**cross),
+            "confidence": None if confidence is None else Confidence(**confidence),
+        }
+    )
 
 
 def array_from(value: Any) -> FloatArray | None:

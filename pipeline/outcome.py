@@ -51,3 +51,18 @@ def failure_from_exception(error: Exception, *, ligand: str, stage: str) -> Fail
         traceback="".join(traceback_module.format_exception(error)),
         retryable=error.retryable if isinstance(error, ParmflowError) else False,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivered:
+    """Where a ligand's files are, and what to know of them."""
+
+    folder: str
+    """relative to the run's"""
+    doubt: str
+    """why the model is unsure of the ligand; empty when it is not"""
+
+    @property
+    def warning(self) -> str:
+        """What the outcome of a delivered ligand says; empty when there is nothing to say."""
+        return f"outside the model's domain: {self.doubt}" if self.doubt else ""

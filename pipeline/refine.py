@@ -34,7 +34,7 @@ from pipeline.drives import (
 from pipeline.errors import QMError, SettingsError
 from pipeline.ledger_values import Fit, Prepared
 from pipeline.library import Record
-from pipeline.outcome import Failure, failure_from_exception
+from pipeline.outcome import Delivered, Failure, failure_from_exception
 from pipeline.outcomes_table import FIT_COLUMNS, write_csv
 from pipeline.parametrize import attempt
 from pipeline.qm.bench import QMBench
@@ -365,7 +365,7 @@ def deliver_fits(campaign: Campaign, numbers: Iterable[int]) -> None:
                 raise RuntimeError(f"record {number} has no fit: this is a bug in parmflow")
             yield id_, record, prepared, fit
 
-    def work(item: tuple[str, Record, Prepared, Fit]) -> str | Failure:
+    def work(item: tuple[str, Record, Prepared, Fit]) -> Delivered | Failure:
         id_, _, prepared, fit = item
         coords = pose(campaign.line, prepared)
         if isinstance(coords, Failure):

@@ -347,7 +347,9 @@ class MMParameters:
         _freeze(self, "improper_k", np.float64, (None, N_IMPROPER_PERIODICITIES))
 
 
-CLASS1_FIELDS = tuple(field.name for field in dataclasses.fields(MMParameters) if field.name != "cross")
+CLASS1_FIELDS = tuple(
+    field.name for field in dataclasses.fields(MMParameters) if field.name not in ("cross", "confidence")
+)
 """names of the arrays that every force field has"""
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.export.naming import build_atom_names
 from pipeline.export.openmm_system import COULOMB_14_SCALE, VDW_14_SCALE
-from pipeline.schema import CONVENTIONS_VERSION, FloatArray, Ligand, MMParameters, Parametrized
+from pipeline.schema import CONVENTIONS_VERSION, Confidence, FloatArray, Ligand, MMParameters, Parametrized
 from pipeline.topology import build_topology
 
 _UNITS = {
@@ -53,8 +53,24 @@ def write_parameters_json(parametrized: Parametrized) -> str:
         "propers": _rows({"atoms": topology.propers, "k": parameters.proper_k}),
         "impropers": _rows({"atoms": topology.improper_dihedrals, "k": parameters.improper_k}),
         "pairs_14": topology.pairs_14.tolist(),
+        "confidence": _confidence(parameters.confidence),
     }
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _confidence(confidence: Confidence | None) -> dict[str, Any] | None:
+    """How sure the model is, kcal/mol, row by row beside the interactions; null where nobody knows."""
+    if confidence is None:
+        return None
+    rows = {
+        f"{term}s": getattr(confidence, term).tolist() for term in ("bond", "angle", "proper", "improper")
+    }
+    return {
+        "uncertainty": confidence.uncertainty,
+        "limit": confidence.limit,
+        "doubt": confidence.doubt,
+        **rows,
+    }
 
 
 def read_parametrized_json(text: str) -> Parametrized:

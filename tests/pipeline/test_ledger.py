@@ -10,10 +10,10 @@ import pytest
 from pipeline.database import Place, check_address
 from pipeline.errors import OutputFolderError, SettingsError, StoreError
 from pipeline.ledger import Ledger
-from pipeline.ledger_values import Fit, Prepared
+from pipeline.ledger_values import Fit, Prediction, Prepared, prediction_from, to_json
 from pipeline.library import Record
 from pipeline.outcome import Outcome, failure_from_exception
-from pipeline.schema import Ligand, MMParameters
+from pipeline.schema import Confidence, CrossTerms, Ligand, MMParameters
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -327,3 +327,37 @@ def test_a_ledger_of_another_version_is_refused(tmp_path):
         database.execute("UPDATE run SET value = '99' WHERE name = 'ledger version'")
     with pytest.raises(OutputFolderError, match="another version"):
         Ledger.of_file(path)
+
+
+def test_a_prediction_comes_back_with_its_class2_terms_and_its_confidence():
+    """Two-atom parameters with every optional value: the same numbers to the last bit."""
+    cross = CrossTerms(
+        bond_k3=[-500.0 / 3],
+        bond_k4=[0.1],
+        angle_k3=[],
+        angle_k4=[],
+        bond_bond=[],
+        bond_angle=[],
+        bond_torsion=[],
+        angle_torsion=np.zeros((0, 2, 3)),
+        angle_angle_torsion=[],
+    )
+    sure = Confidence(uncertainty=0.1, limit=1 / 3, doubt="odd", bond=[0.7], angle=[], proper=[], improper=[])
+    parameters = MMParameters(
+        bond_k=[700.0],
+        bond_length=[1.1],
+        angle_k=[],
+        angle_theta=[],
+        proper_k=[],
+        improper_k=[],
+        charge=[0.1, -0.1],
+        sigma=[3.0, 3.0],
+        epsilon=[0.1, 0.1],
+        cross=cross,
+        confidence=sure,
+    )
+    back = prediction_from(to_json(Prediction(parameters=parameters, coords=None))).parameters
+    assert back.cross.bond_k3.tolist() == cross.bond_k3.tolist()
+    assert back.confidence.limit == sure.limit
+    assert back.confidence.doubt == "odd"
+    assert back.confidence.bond.tolist() == [0.7]

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from pipeline.errors import ChildError, QMError
-from pipeline.outcome import Outcome, failure_from_exception
+from pipeline.outcome import Delivered, Outcome, failure_from_exception
 from pipeline.outcomes_table import COLUMNS, write_atomically, write_outcomes
 
 DANGEROUS_NAMES = [
@@ -75,3 +75,9 @@ def test_our_errors_keep_their_kind_and_foreign_ones_are_named_unexpected():
     assert (foreign.kind, foreign.retryable) == ("unexpected", False)
     assert foreign.message == "KeyError: 'y'"
     assert failure_from_exception(ChildError("died"), ligand="x", stage="qm").retryable
+
+
+def test_a_delivered_ligand_outside_the_domain_says_so():
+    """The doubt of the model becomes the message of the outcome; without doubt there is none."""
+    assert Delivered(folder="f", doubt="").warning == ""
+    assert Delivered(folder="f", doubt="odd").warning == "outside the model's domain: odd"
