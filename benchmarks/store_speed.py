@@ -4,8 +4,8 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -46,51 +46,70 @@ def key_of(n: int) -> str:
     return sha256(str(n).encode()).hexdigest()
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of a piece of work."""
-    start = time.perf_counter()
+@dataclass(frozen=True, kw_only=True)
+class Took:
+    """What a piece of work took."""
+
+    wall: float
+    cpu: float
+
+
+def timed(work: Callable[[], object]) -> Took:
+    """Wall and CPU seconds of a piece of work."""
+    start, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - start
+    return Took(wall=time.perf_counter() - start, cpu=time.process_time() - cpu)
 
 
 def main() -> None:
-    """Print a row per size; the store grows from one size to the next."""
-    print("QM store, gradients of 20 atoms (each machine and load has its own figures: compare within a run)")
-    print("  results    MB  import/s  put/s  look-up/s  get ms  count s  export/s  import back/s  verify/s")
+    """Print a row per size and kind of work; the store grows from one size to the next."""
+    print("QM store, gradients of 20 atoms; per wall second (what else ran counts) and per CPU second")
+    print("  results    MB  work               per s  per CPU s")
     done = 0
-    with tempfile.TemporaryDirectory(prefix="parmflow-bench-") as name:
-        folder = Path(name)
-        with QMStore(folder / "qm.sqlite") as store:
-            for size in SIZES:
-                print_size(store, folder, done, size)
-                done = size
+    with (
+        tempfile.TemporaryDirectory(prefix="parmflow-bench-") as name,
+        QMStore(Path(name) / "qm.sqlite") as store,
+    ):
+        for size in SIZES:
+            measure(store, Path(name), done, size)
+            done = size
 
 
-def print_size(store: QMStore, folder: Path, done: int, size: int) -> None:
+def measure(store: QMStore, folder: Path, done: int, size: int) -> None:
     """Fill up to a size, then measure at that size."""
-    chance = np.random.default_rng(1)
-    import_seconds = timed(lambda: import_entries(store, make_entries(done, size - N_SINGLE)))
-    making = timed(lambda: list(islice(make_entries(done, size), 2000))) / 2000
-    import_seconds -= making * (size - N_SINGLE - done)
     singles = list(make_entries(size - N_SINGLE, size))
-    single_seconds = timed(lambda: [put_one(store, entry) for entry in singles])
-    wanted = [key_of(int(n)) for n in chance.integers(0, size, N_LOOKED_UP)]
-    look_up_seconds = timed(lambda: store.get_many(wanted))
-    get_seconds = timed(lambda: [store.get(key) for key in wanted[:N_SINGLE]])
-    count_seconds = timed(lambda: count(store))
-    export_seconds = timed(lambda: export_store(store, folder / "all.parquet"))
-    verify_seconds = timed(lambda: verify(store))
+    wanted = [key_of(int(n)) for n in np.random.default_rng(1).integers(0, size, N_LOOKED_UP)]
+    table = folder / "all.parquet"
+    works: tuple[tuple[str, int, Callable[[], object]], ...] = (
+        ("insert, by 2000", size - N_SINGLE - done, lambda: fill(store, done, size - N_SINGLE)),
+        ("insert, one by one", N_SINGLE, lambda: [put_one(store, entry) for entry in singles]),
+        ("look up, by 500", len(set(wanted)), lambda: store.get_many(wanted)),
+        ("look up, one by one", N_SINGLE, lambda: [store.get(key) for key in wanted[:N_SINGLE]]),
+        ("count", size, lambda: count(store)),
+        ("export", size, lambda: export_store(store, table)),
+        ("import the export", size, lambda: import_back(folder, table)),
+        ("verify", size, lambda: verify(store)),
+    )
+    for name, n_rows, work in works:
+        took = timed(work)
+        megabytes = store.path.stat().st_size / 1e6
+        print(
+            f"{size:9d} {megabytes:5.0f}  {name:20s} {n_rows / took.wall:8.0f} {n_rows / took.cpu:8.0f}",
+            flush=True,
+        )
+
+
+def fill(store: QMStore, first: int, last: int) -> None:
+    """Insert as an import does; making the numbers is part of the time."""
+    import_entries(store, make_entries(first, last))
+
+
+def import_back(folder: Path, table: Path) -> None:
+    """Import into an empty store, and throw that away."""
     with QMStore(folder / "back.sqlite") as back:
-        back_seconds = timed(lambda: import_file(back, folder / "all.parquet"))
+        import_file(back, table)
     for file in folder.glob("back.sqlite*"):
         file.unlink()
-    print(
-        f"{size:9d} {count(store).bytes / 1e6:5.0f} {(size - N_SINGLE - done) / import_seconds:9.0f} "
-        f"{N_SINGLE / single_seconds:6.0f} {len(set(wanted)) / look_up_seconds:10.0f} "
-        f"{1000 * get_seconds / N_SINGLE:7.2f} {count_seconds:8.2f} {size / export_seconds:9.0f} "
-        f"{size / back_seconds:14.0f} {size / verify_seconds:9.0f}",
-        flush=True,
-    )
 
 
 def put_one(store: QMStore, entry: Entry) -> None:
