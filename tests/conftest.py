@@ -14,6 +14,7 @@ from shutil import which
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
@@ -22,6 +23,9 @@ from pipeline.schema import FloatArray, IntArray, Ligand, MMParameters, Parametr
 from pipeline.topology import build_topology
 
 torch.set_num_threads(1)
+
+settings.register_profile("any machine", deadline=None)  # a busy machine is no error
+settings.load_profile("any machine")
 
 
 def pytest_configure() -> None:
