@@ -4,6 +4,8 @@ import dataclasses
 import re
 
 import numpy as np
+import openmm
+import parmed
 import pytest
 
 from pipeline.errors import ExportError
@@ -15,7 +17,25 @@ from pipeline.export.gromacs import (
     write_molecule_itp,
     write_top,
 )
+from pipeline.readback_gromacs import SingleMoleculeTop
 from pipeline.schema import MMParameters, Parametrized
+
+
+@pytest.mark.parametrize("smiles", ["O", "CC(=O)Nc1ccc(O)cc1", "C[N+](=O)[O-]"])
+def test_parmeds_reader_spared_its_copies_builds_the_same_system(
+    smiles, tmp_path, build_ligand, parametrize_ligand
+):
+    """The stock reader copies the molecule twice; both give the same System, to the last digit."""
+    parametrized = parametrize_ligand(build_ligand(smiles))
+    for name, write in (
+        ("ligand.top", write_top),
+        ("ligand.itp", write_molecule_itp),
+        ("ligand_atomtypes.itp", write_atomtypes_itp),
+    ):
+        (tmp_path / name).write_text(write(parametrized))
+    path = str(tmp_path / "ligand.top")
+    systems = [read(path).createSystem() for read in (SingleMoleculeTop, parmed.gromacs.GromacsTopologyFile)]
+    assert len({openmm.XmlSerializer.serialize(system) for system in systems}) == 1
 
 
 def _rows(text: str, name: str, section: int = 0) -> list[list[str]]:
