@@ -111,7 +111,7 @@ class ExportSettings(_Settings):
     check: CheckDepth = "in-process"
     constraints: bool = False
     """whether ligand.offxml and library.offxml constrain the bonds to hydrogen"""
-    library_offxml_limit: int = Field(default=100, ge=0)
+    library_offxml_limit: int = Field(default=500, ge=0)
     """no library.offxml for more ligands than this"""
 
     @property

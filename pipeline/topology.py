@@ -1,7 +1,7 @@
 """Bonds, angles, propers, trefoil impropers and 1-4 pairs of a ligand: each interaction once."""
 
 import dataclasses
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,26 @@ def topology_of_molecule(mol: Chem.Mol) -> Topology:
         impropers=np.array(_trefoils(mol, neighbours)),
         pairs_14=np.array(_pairs_three_bonds_apart(neighbours)),
     )
+
+
+def list_linear_chains(topology: Topology) -> list[tuple[int, int, int, int]]:
+    """List the chains of four that are no proper of ours; readers that want a torsion get a zero."""
+    propers = {tuple(row) for row in topology.propers.tolist()}
+    return [chain for chain in _list_chains(topology) if not {chain, chain[::-1]} & propers]
+
+
+def _list_chains(topology: Topology) -> list[tuple[int, int, int, int]]:
+    """List every chain of four bonded atoms."""
+    neighbours: list[list[int]] = [[] for _ in range(topology.n_atoms)]
+    for i, j in topology.bonds.tolist():
+        neighbours[i].append(j)
+        neighbours[j].append(i)
+    return [
+        (i, j, k, m)
+        for j, k in topology.bonds.tolist()
+        for i, m in product(neighbours[j], neighbours[k])
+        if i != k and m != j and i != m
+    ]
 
 
 def restore_order(

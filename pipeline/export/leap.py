@@ -12,11 +12,12 @@ import numpy as np
 from rdkit import Chem
 
 from pipeline.errors import ExportError
-from pipeline.export.leap_types import assign_leap_types, list_linear_chains
+from pipeline.export.leap_types import assign_leap_types
 from pipeline.export.naming import ascii_title, build_atom_names
 from pipeline.export.trefoils import sum_trefoils
 from pipeline.ligand import to_rdkit
 from pipeline.schema import FloatArray, Parametrized
+from pipeline.topology import list_linear_chains
 from pipeline.units import DEGREE_PER_RADIAN
 
 RESIDUE = "LIG"

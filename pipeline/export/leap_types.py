@@ -3,7 +3,6 @@
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 from string import ascii_letters, digits
 from typing import Any
 
@@ -13,6 +12,7 @@ from pipeline.errors import ExportError
 from pipeline.export.patterns import SAME_ABSOLUTE, SAME_RELATIVE
 from pipeline.export.trefoils import sum_trefoils
 from pipeline.schema import FloatArray, IntArray, MMParameters, Topology
+from pipeline.topology import list_linear_chains
 
 TAKEN = frozenset({"2C", "3C"})
 """Names of a digit and a letter in parm10 and its kin; GAFF's and GAFF2's begin with a small letter."""
@@ -76,20 +76,6 @@ def assign_leap_types(topology: Topology, parameters: MMParameters) -> tuple[str
     return tuple(names.setdefault(colour, CODES[len(names)]) for colour in colours)
 
 
-def list_chains(topology: Topology) -> list[tuple[int, int, int, int]]:
-    """List every chain of four bonded atoms, also over linear centres: LEaP wants parameters for each."""
-    neighbours: list[list[int]] = [[] for _ in range(topology.n_atoms)]
-    for i, j in topology.bonds.tolist():
-        neighbours[i].append(j)
-        neighbours[j].append(i)
-    return [
-        (i, j, k, m)
-        for j, k in topology.bonds.tolist()
-        for i, m in product(neighbours[j], neighbours[k])
-        if i != k and m != j and i != m
-    ]
-
-
 def _list_terms(topology: Topology, parameters: MMParameters) -> list[_Term]:
     centres = topology.improper_dihedrals[::3]
     linear = list_linear_chains(topology)
@@ -105,12 +91,6 @@ def _list_terms(topology: Topology, parameters: MMParameters) -> list[_Term]:
         for kind, (table, values) in enumerate(rows)
         for atoms, label in zip(_tuples(table), _label_rows(values), strict=True)
     ]
-
-
-def list_linear_chains(topology: Topology) -> list[tuple[int, int, int, int]]:
-    """Chains of four that are no proper of ours; LEaP gets a zero torsion for them."""
-    propers = {tuple(row) for row in topology.propers.tolist()}
-    return [chain for chain in list_chains(topology) if not {chain, chain[::-1]} & propers]
 
 
 def _vdw_labels(topology: Topology, parameters: MMParameters) -> list[Key]:

@@ -1,48 +1,48 @@
-"""One OFFXML for a whole library: every pattern holds a whole molecule, so that none fits another ligand's.
+"""One OFFXML for a whole library: patterns that give the right parameters in every ligand of it.
 
-A heavy atom in a pattern states its connections and hydrogens, and all its heavy neighbours are drawn: what
-the pattern matches has no further atom. A ligand is therefore never taken for a part of another, nor a
-tautomer or another protonation state for this one. Bond orders, charges and stereo are not in the patterns,
-see `Environment`. Ligands that differ in these alone share their patterns where their parameters are equal,
-as stereoisomers' are; else formal charges as drawn are added, which tell a quinone from its dianion.
+Bonded terms and van der Waals: the environment of a term grows until nothing in any ligand that the pattern
+matches has other parameters, so that what ligands have in common is written once. Charges: every pattern
+holds a whole ligand. A heavy atom in a pattern states its connections and hydrogens, and all its heavy
+neighbours are drawn: what it matches has no further atom. So no ligand is taken for a part of another, and a
+molecule that is none of them finds no charges, which readers say.
+
+Bond orders, charges and stereo are not in the patterns, see `Environment`. Ligands that differ in these alone
+share their patterns where their parameters are equal, as stereoisomers' are; else each gets patterns of
+whole ligands with formal charges as drawn, which tell a quinone from its dianion.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from xml.etree.ElementTree import Element
 
 import numpy as np
 from rdkit import Chem
 
 from pipeline.errors import ExportError
-from pipeline.export.atom_types import hash_prefix
+from pipeline.export.lookalikes import Colours
 from pipeline.export.naming import printable
-from pipeline.export.offxml import build_constraints, build_sections, to_text
+from pipeline.export.offxml import build_charges, build_constraints, build_sections, to_text
 from pipeline.export.patterns import SAME_ABSOLUTE, SAME_RELATIVE
 from pipeline.export.smarts import Environment
+from pipeline.export.whole_charges import build_whole_charges
 from pipeline.ligand import to_rdkit
 from pipeline.schema import CLASS1_FIELDS, MMParameters, Parametrized
 from pipeline.topology import restore_order
 
 
-class _WholeLigand(Environment):
-    """Draws each pattern over all heavy atoms."""
-
-    def shells(self, atoms: Sequence[int]) -> Iterator[set[int]]:
-        """Grow at once to the whole; hydrogen molecules have no heavy atom to count their atoms on."""
-        all_atoms = set(range(self.mol.GetNumAtoms()))
-        heavy = {index for index in all_atoms if self.mol.GetAtomWithIdx(index).GetAtomicNum() != 1}
-        yield (heavy or all_atoms) | set(atoms)
-
-
-class _ChargedLigand(_WholeLigand):
-    """Draws the formal charges too."""
+class _ChargedLigand(Environment):
+    """Draws each pattern over all heavy atoms, with their formal charges."""
 
     def __init__(self, mol: Chem.Mol) -> None:
         """Prepare an RDKit molecule whose hydrogens are explicit."""
         super().__init__(mol)
         charges = [atom.GetFormalCharge() for atom in mol.GetAtoms()]
-        self._primitives = [
-            f"{primitives}{charge:+d}" for primitives, charge in zip(self._primitives, charges, strict=True)
+        self.primitives = [
+            f"{primitives}{charge:+d}" for primitives, charge in zip(self.primitives, charges, strict=True)
         ]
+
+    def shells(self, atoms: Sequence[int]) -> Iterator[set[int]]:
+        """Grow at once to the whole."""
+        yield self.skeleton() | set(atoms)
 
 
 def write_library_offxml(parametrized: Sequence[Parametrized], *, constraints: bool = False) -> str:
@@ -50,26 +50,41 @@ def write_library_offxml(parametrized: Sequence[Parametrized], *, constraints: b
 
     Raises ExportError for two ligands that SMARTS cannot tell apart and whose parameters differ.
     """
-    merged = {"Constraints": build_constraints()} if constraints else {}
-    for first, environment in _distinct(parametrized):
-        label = hash_prefix(first)
-        for section in build_sections(environment, first):
-            known = merged.setdefault(section.tag, section)
-            if known is not section:
-                # The zero proper for everything stands first, once.
-                known.extend([child for child in section if not child.get("smirks", "").startswith("[*:1]")])
-            for child in section:
-                child.set("id", f"{child.get('id')}-{label}")
+    plain, special = _distinct(parametrized)
+    sections = [build_constraints()] if constraints else []
+    if plain:
+        environments = [Environment(to_rdkit(one.ligand)) for one in plain]
+        sections += build_sections(Colours(environments), plain)
+        sections.append(build_whole_charges(list(zip(environments, plain, strict=True))))
+    # The last pattern that matches wins: those of special ligands stand after what all others share.
+    for one in special:
+        colours = Colours([_ChargedLigand(to_rdkit(one.ligand))])
+        sections += [*build_sections(colours, [one]), build_charges(colours, one)]
     names = ", ".join(printable(one.ligand.name, 80) for one in parametrized)
     comment = f"parmflow, for these {len(parametrized)} ligands and no other molecule: {names}"
-    return to_text(comment.replace("--", "- -").replace("--", "- -"), merged.values())
+    return to_text(comment.replace("--", "- -").replace("--", "- -"), _merge(sections))
 
 
-def _distinct(parametrized: Sequence[Parametrized]) -> Iterator[tuple[Parametrized, Environment]]:
-    """One ligand for all that have its graph and its parameters, with what draws its patterns."""
+def _merge(sections: Iterable[Element]) -> list[Element]:
+    """Put the sections of one name together, their parameters numbered anew."""
+    merged: dict[str, Element] = {}
+    for section in sections:
+        known = merged.setdefault(section.tag, section)
+        if known is not section:
+            # The zero proper for everything stands first, once.
+            known.extend([child for child in section if not child.get("smirks", "").startswith("[*:1]")])
+    for section in merged.values():
+        for number, child in enumerate(section, start=1):
+            child.set("id", f"{child.tag[0].lower()}{number}")
+    return list(merged.values())
+
+
+def _distinct(parametrized: Sequence[Parametrized]) -> tuple[list[Parametrized], list[Parametrized]]:
+    """One ligand for all that have its graph and its parameters; apart those told by their charges only."""
+    plain, special = [], []
     for members in _grouped(parametrized, with_charges=False):
         if _first_other(members) is None:
-            yield members[0], _WholeLigand(to_rdkit(members[0].ligand))
+            plain.append(members[0])
             continue
         for charged in _grouped(members, with_charges=True):
             other = _first_other(charged)
@@ -78,7 +93,8 @@ def _distinct(parametrized: Sequence[Parametrized]) -> Iterator[tuple[Parametriz
                     f"{charged[0].ligand.name} and {other.ligand.name} differ in stereo or bond orders only, "
                     "which the patterns do not hold, but not in their parameters; use one OFFXML per ligand"
                 )
-            yield charged[0], _ChargedLigand(to_rdkit(charged[0].ligand))
+            special.append(charged[0])
+    return plain, special
 
 
 def _grouped(parametrized: Sequence[Parametrized], *, with_charges: bool) -> list[list[Parametrized]]:

@@ -1,13 +1,16 @@
-"""Choose, for the terms of one kind, the fewest and smallest SMARTS that give each its own parameters."""
+"""Choose, for the terms of one kind, the fewest and smallest SMARTS that give each its own parameters.
+
+The terms may be those of several ligands: a pattern then gives the right parameters in all of them.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import islice, permutations
 
 import numpy as np
 
 from pipeline.errors import ExportError
-from pipeline.export.smarts import Environment
+from pipeline.export.lookalikes import Colours, Lookalikes
 from pipeline.schema import FloatArray, IntArray
 
 SAME_RELATIVE, SAME_ABSOLUTE = 1e-6, 1e-7
@@ -16,7 +19,7 @@ SAME_RELATIVE, SAME_ABSOLUTE = 1e-6, 1e-7
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Terms:
-    """The interactions of one kind with their parameters."""
+    """The interactions of one kind in one ligand, with their parameters."""
 
     atoms: IntArray
     """(n_terms, n_tags)"""
@@ -24,6 +27,8 @@ class Terms:
     """(n_terms, n_values)"""
     rows: Mapping[tuple[int, ...], int]
     """the term of an index tuple, in each order of the atoms that means the same"""
+    spellings: tuple[tuple[int, ...], ...]
+    """the orders of a term's atoms that mean the same"""
     has_default: bool
     """whether a tuple that is no term may be matched by a pattern whose values are all zero"""
 
@@ -36,60 +41,105 @@ class Entry:
     values: FloatArray
     """(n_values,)"""
     rows: tuple[int, ...]
-    """the terms that it matches"""
+    """the terms that it matches, counted over all ligands"""
 
 
 def chain_terms(atoms: IntArray, values: Sequence[FloatArray], *, has_default: bool = False) -> Terms:
     """Terms that read the same backwards: atoms, bonds, angles, propers."""
-    rows = {tuple(row): number for number, row in enumerate(atoms.tolist())}
-    rows |= {tuple(row[::-1]): number for number, row in enumerate(atoms.tolist())}
-    return Terms(atoms=atoms, values=np.column_stack(values), rows=rows, has_default=has_default)
+    forwards = tuple(range(atoms.shape[1]))
+    return _terms(atoms, np.column_stack(values), (forwards, forwards[::-1]), has_default)
 
 
 def star_terms(atoms: IntArray, values: FloatArray) -> Terms:
     """Terms about a centre in column 1 whose three ends may be in any order: impropers."""
-    rows: dict[tuple[int, ...], int] = {
-        (ends[0], centre, ends[1], ends[2]): number
-        for number, (a, centre, b, c) in enumerate(atoms.tolist())
-        for ends in permutations((a, b, c))
+    spellings = tuple((a, 1, b, c) for a, b, c in permutations((0, 2, 3)))
+    return _terms(atoms, values, spellings, has_default=True)
+
+
+def _terms(
+    atoms: IntArray, values: FloatArray, spellings: tuple[tuple[int, ...], ...], has_default: bool
+) -> Terms:
+    rows = {
+        tuple(row): number
+        for spelling in spellings
+        for number, row in enumerate(atoms[:, list(spelling)].tolist())
     }
-    return Terms(atoms=atoms, values=values, rows=rows, has_default=True)
+    return Terms(atoms=atoms, values=values, rows=rows, spellings=spellings, has_default=has_default)
 
 
-def choose_patterns(environment: Environment, terms: Terms) -> list[Entry]:
+def choose_patterns(colours: Colours, ligands: Sequence[Terms]) -> list[Entry]:
     """Choose patterns so that every term is matched, and only by patterns with its own parameters.
 
     Around each term that has no pattern yet the environment grows bond by bond until everything that the
-    pattern matches has the term's parameters. Terms whose values are all zero are skipped where zero is the
-    default. Raises ExportError when even the whole ligand cannot tell two different terms apart.
+    pattern matches, in any of the ligands, has the term's parameters. Terms whose values are all zero are
+    skipped where zero is the default. Raises ExportError when even the whole ligand cannot tell two
+    different terms apart.
     """
-    missing = 0.0 if terms.has_default else np.nan
-    table = np.vstack([terms.values, np.full((1, terms.values.shape[1]), missing)])
-    covered: set[int] = set()
+    table = _Table(colours, ligands)
+    covered = np.zeros(len(table.values) - 1, dtype=bool)
+    if ligands[0].has_default:
+        covered |= (np.abs(table.values[:-1]) <= SAME_ABSOLUTE).all(axis=1)
     entries = []
-    for number, atoms in enumerate(terms.atoms.tolist()):
-        is_default = terms.has_default and _same(table[number : number + 1], table[-1])
-        if number not in covered and not is_default:
-            entries.append(_smallest_pattern(environment, terms, table, tuple(atoms)))
-            covered.update(entries[-1].rows)
+    for row in range(len(covered)):
+        if not covered[row]:
+            entries.append(table.smallest_pattern(row))
+            covered[list(entries[-1].rows)] = True
     return entries
 
 
-def _smallest_pattern(
-    environment: Environment, terms: Terms, table: FloatArray, atoms: tuple[int, ...]
-) -> Entry:
-    own = table[terms.rows[atoms]]
-    for shell in environment.shells(atoms):
-        smirks = environment.draw(atoms, shell)
-        matched = sorted({terms.rows.get(match, -1) for match in environment.match(smirks)})
-        if _same(table[matched], own):
-            values = table[matched].mean(axis=0)
-            return Entry(smirks=smirks, values=values, rows=tuple(matched))
-    other = next(row for row in matched if not _same(table[row : row + 1], own))
-    raise ExportError(
-        f"atoms {atoms} and {tuple(terms.atoms[other].tolist())} are equivalent but their parameters differ: "
-        f"{own.tolist()} and {table[other].tolist()}; SMARTS cannot tell them apart"
-    )
+class _Table:
+    """The terms of all ligands one below the other; the last row stands for what is no term."""
+
+    def __init__(self, colours: Colours, ligands: Sequence[Terms]) -> None:
+        self.environments, self.ligands = colours.environments, ligands
+        missing = np.full((1, ligands[0].values.shape[1]), 0.0 if ligands[0].has_default else np.nan)
+        self.values = np.vstack([*(terms.values for terms in ligands), missing])
+        counts = [len(terms.atoms) for terms in ligands]
+        self.offsets = np.concatenate([[0], np.cumsum(counts)])
+        self.ligand_of = np.repeat(np.arange(len(ligands)), counts)
+        self.lookalikes = Lookalikes(colours, [terms.atoms for terms in ligands], ligands[0].spellings)
+        allowed = SAME_ABSOLUTE + SAME_RELATIVE * np.abs(self.values[:-1])
+        self.first_shell = self.lookalikes.first_shell_of_equals(self.values[:-1], allowed)
+
+    def smallest_pattern(self, row: int) -> Entry:
+        """Draw the first shell around a term whose pattern matches only terms of the same parameters.
+
+        What a pattern matches looks like the term as far as it is drawn, so only ligands that hold such a
+        look-alike are searched, and the search begins where all look-alikes have the same parameters.
+        """
+        ligand = int(self.ligand_of[row])
+        environment = self.environments[ligand]
+        atoms = tuple(self.ligands[ligand].atoms[row - self.offsets[ligand]].tolist())
+        shells = list(environment.shells(atoms))
+        own = self.values[row]
+        start = min(self.first_shell[row], len(shells) - 1)
+        for number, shell in islice(enumerate(shells), start, None):
+            smirks = environment.draw(atoms, shell)
+            alike = self.lookalikes.members(row, number)
+            if len(alike) == 1:  # a pattern matches nothing but look-alikes, and the term it is drawn from
+                return Entry(smirks=smirks, values=own, rows=(row,))
+            holders = np.unique(self.ligand_of[alike]).tolist()
+            matched = sorted({hit for holder in holders for hit in self._match(smirks, holder)})
+            if _same(self.values[matched], own):
+                values = self.values[matched].mean(axis=0)
+                return Entry(smirks=smirks, values=values, rows=tuple(hit for hit in matched if hit >= 0))
+        other = next(hit for hit in matched if not _same(self.values[hit : hit + 1], own))
+        raise ExportError(
+            f"{self._name(row)} and {self._name(other)} are equivalent but their parameters differ: "
+            f"{own.tolist()} and {self.values[other].tolist()}; SMARTS cannot tell them apart"
+        )
+
+    def _match(self, smirks: str, ligand: int) -> set[int]:
+        """The terms of a ligand that a pattern matches; -1 for what is no term."""
+        terms, offset = self.ligands[ligand], int(self.offsets[ligand])
+        found = {terms.rows.get(match, -1) for match in self.environments[ligand].match(smirks)}
+        return {row if row < 0 else row + offset for row in found}
+
+    def _name(self, row: int) -> str:
+        if row < 0:
+            return "atoms that are no term"
+        ligand = int(self.ligand_of[row])
+        return f"atoms {tuple(self.ligands[ligand].atoms[row - self.offsets[ligand]].tolist())}"
 
 
 def _same(rows: FloatArray, own: FloatArray) -> bool:

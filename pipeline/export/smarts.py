@@ -4,11 +4,14 @@ Patterns know elements, connections, hydrogens and ring bonds, but neither bond 
 formal charges: those depend on which resonance form was drawn and on a toolkit's aromaticity model.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 
 from rdkit import Chem
 
 from pipeline.errors import ExportError
+
+_TAG = re.compile(r"(?::(\d+))?\]")
 
 MAX_MATCHES = 100_000
 """Matches of one pattern in one ligand; reaching it is an error, never a silent truncation."""
@@ -21,9 +24,13 @@ class Environment:
         """Prepare an RDKit molecule whose hydrogens are explicit."""
         self.mol = mol
         self.neighbours = [sorted(n.GetIdx() for n in atom.GetNeighbors()) for atom in mol.GetAtoms()]
-        self._primitives = [_primitives(atom) for atom in mol.GetAtoms()]
+        self.primitives = [_primitives(atom) for atom in mol.GetAtoms()]
         heavy = {atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1}
-        self._heavy_neighbours = [heavy.intersection(atoms) for atoms in self.neighbours]
+        # A hydrogen molecule has no heavy atom that would count its hydrogens.
+        self.grown_neighbours = [
+            heavy.intersection(atoms) or (set() if atom in heavy else set(atoms))
+            for atom, atoms in enumerate(self.neighbours)
+        ]
 
     def shells(self, atoms: Sequence[int]) -> Iterator[set[int]]:
         """Grow from the atoms outwards by one bond at a time, until the whole ligand is in.
@@ -33,8 +40,13 @@ class Environment:
         grown, outer = set(atoms), set(atoms)
         while outer:
             yield grown
-            outer = {n for atom in outer for n in self._heavy_neighbours[atom]} - grown
+            outer = {n for atom in outer for n in self.grown_neighbours[atom]} - grown
             grown = grown | outer
+
+    def skeleton(self) -> set[int]:
+        """All heavy atoms; the atoms of a hydrogen molecule, which has none to count them on."""
+        heavy = {atom.GetIdx() for atom in self.mol.GetAtoms() if atom.GetAtomicNum() != 1}
+        return heavy or set(range(self.mol.GetNumAtoms()))
 
     def draw(self, tagged: Sequence[int], atoms: set[int]) -> str:
         """Draw the connected subgraph of `atoms` as SMARTS; `tagged[i]` gets the tag i + 1."""
@@ -50,7 +62,7 @@ class Environment:
             tag = f":{tags[atom]}" if atom in tags else ""
             branches = [f"~{text(child)}" for child in children[atom]]
             sides = "".join(f"({branch})" for branch in branches[:-1])
-            return f"[{self._primitives[atom]}{tag}]{closures[atom]}{sides}{''.join(branches[-1:])}"
+            return f"[{self.primitives[atom]}{tag}]{closures[atom]}{sides}{''.join(branches[-1:])}"
 
         return text(tagged[0])
 
@@ -59,8 +71,9 @@ class Environment:
         pattern = Chem.MolFromSmarts(smarts)
         if pattern is None:
             raise ExportError(f"RDKit cannot read the SMARTS {smarts}")
-        by_tag = {atom.GetAtomMapNum(): atom.GetIdx() for atom in pattern.GetAtoms() if atom.GetAtomMapNum()}
-        columns = [by_tag[tag] for tag in sorted(by_tag)]
+        # RDKit numbers the atoms of a pattern as they are written.
+        tags = [int(tag) if tag else 0 for tag in _TAG.findall(smarts)]
+        columns = [tags.index(tag) for tag in range(1, max(tags) + 1)]
         matches = self.mol.GetSubstructMatches(pattern, uniquify=False, maxMatches=MAX_MATCHES)
         if len(matches) >= MAX_MATCHES:
             raise ExportError(f"more than {MAX_MATCHES} matches of {smarts}: too symmetric for SMARTS")

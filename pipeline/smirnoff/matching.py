@@ -2,14 +2,16 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 from rdkit import Chem
 
 from pipeline.errors import ParametersError
 from pipeline.ligand import to_rdkit
-from pipeline.schema import Ligand
+from pipeline.schema import IntArray, Ligand
 from pipeline.smirnoff.quantities import FILE_KIND
 
 Atoms = tuple[int, ...]
@@ -19,43 +21,47 @@ MAX_MATCHES = 200_000
 """RDKit stops at 1,000 unless told otherwise, and says nothing; reaching this bound is an error."""
 
 
-AtomKind = tuple[int, ...]
-"""atomic number, connections, hydrogens, ring bonds"""
+_WHOLE_KIND = re.compile(r"\[(#\d+X\d+H\d+x\d+)(?:[+-]\d+)?(?::\d+)?\]")
+"""A query atom that states element, connections, hydrogens and ring bonds, as our own exporter writes them"""
 
-_WHOLE_KIND = re.compile(r"\[#(\d+)X(\d+)H(\d+)x(\d+)(?:[+-]\d+)?(?::\d+)?\]")
-"""A query atom that states all four, as our own exporter writes them"""
+MAX_COMPILED = 50_000
+"""Patterns kept compiled, 30 kilobytes each; the file of a library of 400 ligands has 40,000."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pattern:
-    """A compiled SMARTS pattern whose atoms `:1`, `:2`, ... are the atoms of an interaction."""
+    """A SMARTS pattern whose atoms `:1`, `:2`, ... are the atoms of an interaction."""
 
     smirks: str
-    query: Chem.Mol
     tagged: tuple[int, ...]
     """query atom of tag 1, 2, ..."""
-    needed: Mapping[AtomKind, int]
-    """how many atoms of each kind a molecule must have at least, as far as the query atoms say; nothing where
-    a part of the pattern is recursive"""
+
+    @property
+    def query(self) -> Chem.Mol:
+        """The compiled pattern."""
+        return _compile(self.smirks)
+
+
+@lru_cache(maxsize=MAX_COMPILED)
+def _compile(smirks: str) -> Chem.Mol | None:
+    return Chem.MolFromSmarts(smirks)
 
 
 def compile_pattern(smirks: str, n_tags: int | None) -> Pattern:
-    """Compile a pattern whose tags run from 1 to `n_tags` (None: any number of tags, at least one).
+    """Check a pattern whose tags run from 1 to `n_tags` (None: any number of tags, at least one).
 
     Raises ParametersError for a pattern that RDKit cannot read or that is tagged otherwise.
     """
-    query = Chem.MolFromSmarts(smirks)
+    query = _compile(smirks)
     if query is None:
         raise ParametersError(f"{smirks!r} is not a SMARTS pattern", kind=FILE_KIND)
-    tags = {atom.GetAtomMapNum(): atom.GetIdx() for atom in query.GetAtoms() if atom.GetAtomMapNum()}
-    n_tagged = sum(1 for atom in query.GetAtoms() if atom.GetAtomMapNum())
-    n_wanted = n_tagged if n_tags is None else n_tags
-    if not n_tagged or n_tagged != n_wanted or sorted(tags) != list(range(1, n_wanted + 1)):
+    tags = [query.GetAtomWithIdx(index).GetAtomMapNum() for index in range(query.GetNumAtoms())]
+    tagged = sorted(filter(None, tags))
+    n_wanted = len(tagged) if n_tags is None else n_tags
+    if not tagged or tagged != list(range(1, n_wanted + 1)):
         wanted = "1, 2, ..." if n_tags is None else f"1 to {n_tags}"
         raise ParametersError(f"{smirks!r}: tags must be {wanted}, each once", kind=FILE_KIND)
-    kinds = [] if "$" in smirks else _WHOLE_KIND.findall(smirks)
-    needed = Counter(tuple(map(int, kind)) for kind in kinds)
-    return Pattern(smirks=smirks, query=query, tagged=tuple(tags[tag] for tag in sorted(tags)), needed=needed)
+    return Pattern(smirks=smirks, tagged=tuple(tags.index(tag) for tag in tagged))
 
 
 def molecule_for_matching(ligand: Ligand) -> Chem.Mol:
@@ -75,12 +81,7 @@ def find_matches(pattern: Pattern, mol: Chem.Mol, limit: int = MAX_MATCHES) -> s
 
     Raises ParametersError when `limit` matches are reached, because the list would then be cut short.
     """
-    options = Chem.SubstructMatchParameters()
-    options.uniquify = False
-    options.useChirality = True
-    options.maxMatches = limit
-    options.maxRecursiveMatches = limit
-    matches = mol.GetSubstructMatches(pattern.query, options)
+    matches = mol.GetSubstructMatches(pattern.query, _options(limit))
     if len(matches) >= limit:
         raise ParametersError(
             f"{pattern.smirks!r} matches {limit} times or more: patterns must not list the hydrogens of "
@@ -89,6 +90,16 @@ def find_matches(pattern: Pattern, mol: Chem.Mol, limit: int = MAX_MATCHES) -> s
         )
     tagged = pattern.tagged
     return {tuple(match[i] for i in tagged) for match in matches}
+
+
+@lru_cache(maxsize=8)
+def _options(limit: int) -> Chem.SubstructMatchParameters:
+    options = Chem.SubstructMatchParameters()
+    options.uniquify = False
+    options.useChirality = True
+    options.maxMatches = limit
+    options.maxRecursiveMatches = limit
+    return options
 
 
 def assign_last(
@@ -118,18 +129,46 @@ def list_possible(patterns: Sequence[Pattern], mol: Chem.Mol) -> list[int]:
 
     Only these need to be tried: in the file of a library most patterns hold another whole molecule.
     """
+    needs = _needs_of(tuple(patterns))
     have = Counter(map(_kind_of, mol.GetAtoms()))
-    return [
-        number
+    n_have = np.array([have[kind] for kind in needs.kinds], dtype=np.int64)
+    possible = np.ones(len(patterns), dtype=bool)
+    possible[needs.pattern[n_have[needs.kind] < needs.count]] = False
+    numbers: list[int] = np.flatnonzero(possible).tolist()
+    return numbers
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Needs:
+    """How many atoms of a kind each pattern needs, one row per pattern and kind, as far as its atoms say."""
+
+    kinds: tuple[str, ...]
+    pattern: IntArray
+    """(n_rows,), the number of the pattern"""
+    kind: IntArray
+    """(n_rows,), the position in `kinds`"""
+    count: IntArray
+    """(n_rows,)"""
+
+
+@lru_cache(maxsize=16)
+def _needs_of(patterns: tuple[Pattern, ...]) -> _Needs:
+    """Read them off the patterns; nothing of those of which a part is recursive."""
+    numbers: dict[str, int] = {}
+    rows = [
+        (number, numbers.setdefault(kind, len(numbers)), count)
         for number, pattern in enumerate(patterns)
-        if all(have[kind] >= count for kind, count in pattern.needed.items())
+        if "$" not in pattern.smirks
+        for kind, count in Counter(_WHOLE_KIND.findall(pattern.smirks)).items()
     ]
+    pattern, kind, count = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+    return _Needs(kinds=tuple(numbers), pattern=pattern, kind=kind, count=count)
 
 
-def _kind_of(atom: Chem.Atom) -> AtomKind:
+def _kind_of(atom: Chem.Atom) -> str:
     n_hydrogens = atom.GetTotalNumHs(includeNeighbors=True)
     n_ring_bonds = sum(bond.IsInRing() for bond in atom.GetBonds())
-    return (atom.GetAtomicNum(), atom.GetTotalDegree(), n_hydrogens, n_ring_bonds)
+    return f"#{atom.GetAtomicNum()}X{atom.GetTotalDegree()}H{n_hydrogens}x{n_ring_bonds}"
 
 
 def either_way(atoms: Atoms) -> Atoms:

@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pipeline.errors import ParametersError
 from pipeline.units import ANGSTROM_PER_BOHR, ANGSTROM_PER_NM, DEGREE_PER_RADIAN, KJ_PER_KCAL
@@ -63,9 +64,9 @@ _PER_MOLE = {
 UNITS = _SINGULAR | {f"{name}s": unit for name, unit in _SINGULAR.items()} | _PER_MOLE
 """Name -> (value in internal units, dimension)."""
 
-_TOKEN = re.compile(
-    r"\s*(?:(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<unit>[A-Za-z_]+)|(?P<sign>\*\*|\*|/))"
-)
+_NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
+_UNIT = re.compile(r"\s*([*/])\s*([A-Za-z_]+)(?:\s*\*\*\s*([+-]?[1-9])(?!\d))?")
+"""times or divided by, a unit, its power"""
 
 
 def parse_quantity(text: str, dimension: Dimension) -> float:
@@ -75,51 +76,33 @@ def parse_quantity(text: str, dimension: Dimension) -> float:
     kilocalories_per_mole/angstrom**2`. Raises ParametersError for anything else, for an unknown unit, for
     another dimension than the one expected, and for a number that is not finite.
     """
-    value, found = _evaluate(_tokens(text), text)
+    if len(text) > MAX_QUANTITY_CHARS:
+        raise ParametersError(f"a quantity of {len(text)} characters", kind=FILE_KIND)
+    number = _NUMBER.match(text)
+    if number is None:
+        raise ParametersError(f"{text!r} is not a number times units", kind=FILE_KIND)
+    factor, found = _read_units(text[number.end() :])
     if found != dimension:
         raise ParametersError(f"{text!r}: the units do not fit: expected {dimension}", kind=FILE_KIND)
+    value = float(number[1]) * factor
     if not math.isfinite(value):
         raise ParametersError(f"{text!r} is not finite", kind=FILE_KIND)
     return value
 
 
-def _tokens(text: str) -> list[tuple[str, str]]:
-    """Split into (kind, text) pairs: number, unit or sign."""
-    if len(text) > MAX_QUANTITY_CHARS:
-        raise ParametersError(f"a quantity of {len(text)} characters", kind=FILE_KIND)
-    text = text.rstrip()
-    tokens, position = [], 0
+@lru_cache(maxsize=1024)
+def _read_units(text: str) -> tuple[float, Dimension]:
+    """Multiply `(* | /) unit [** integer] ...` from left to right, as Python would."""
+    factor, dimension = 1.0, DIMENSIONLESS
+    text, position = text.rstrip(), 0
     while position < len(text):
-        match = _TOKEN.match(text, position)
+        match = _UNIT.match(text, position)
         if match is None:
-            raise ParametersError(f"{text!r} is not a quantity", kind=FILE_KIND)
-        tokens.append((str(match.lastgroup), match[0].strip()))
+            raise ParametersError(f"{text!r} is not a product of units", kind=FILE_KIND)
+        sign, name, exponent = match.groups()
+        if name not in UNITS:
+            raise ParametersError(f"{text!r}: unknown unit {name!r}", kind=FILE_KIND)
+        power = int(exponent or 1) * (1 if sign == "*" else -1)
+        factor, dimension = factor * UNITS[name][0] ** power, dimension.times(UNITS[name][1], power)
         position = match.end()
-    return tokens
-
-
-def _evaluate(tokens: list[tuple[str, str]], text: str) -> tuple[float, Dimension]:
-    """Multiply `[number] (* | /) unit [** integer] ...` from left to right, as Python would."""
-    malformed = ParametersError(f"{text!r} is not a number times units", kind=FILE_KIND)
-    if not tokens or tokens[0][0] != "number":
-        raise malformed
-    value, dimension = float(tokens[0][1]), DIMENSIONLESS
-    position = 1
-    while position < len(tokens):
-        sign, name = tokens[position][1], tokens[position + 1 : position + 2]
-        if sign not in ("*", "/") or not name or name[0][0] != "unit":
-            raise malformed
-        power = 1
-        position += 2
-        if tokens[position : position + 1] == [("sign", "**")]:
-            exponent = tokens[position + 1 : position + 2]
-            if not exponent or not re.fullmatch(r"[+-]?[1-9]", exponent[0][1]):
-                raise malformed
-            power = int(exponent[0][1])
-            position += 2
-        if name[0][1] not in UNITS:
-            raise ParametersError(f"{text!r}: unknown unit {name[0][1]!r}", kind=FILE_KIND)
-        factor, unit = UNITS[name[0][1]]
-        power = power if sign == "*" else -power
-        value, dimension = value * factor**power, dimension.times(unit, power)
-    return value, dimension
+    return factor, dimension

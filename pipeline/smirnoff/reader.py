@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
@@ -24,7 +25,8 @@ from pipeline.smirnoff.force_field import (
 )
 from pipeline.smirnoff.matching import compile_pattern
 
-MAX_BYTES = 20_000_000
+MAX_BYTES = 100_000_000
+"""A library.offxml of 400 ligands has some 20 million."""
 MAX_DEPTH = 4
 MAX_ELEMENTS = 100_000
 SIGMA_PER_RMIN_HALF = 2.0 / 2.0 ** (1.0 / 6.0)
@@ -197,8 +199,8 @@ def _read_section(
     return tuple(parameters)
 
 
-def _check_attributes(element: Element, required: set[str], optional: frozenset[str] = frozenset()) -> None:
-    names = set(element.attrib)
+def _check_attributes(element: Element, required: Set[str], optional: frozenset[str] = frozenset()) -> None:
+    names = element.attrib.keys()
     missing = (required | {"smirks"}) - names
     if missing:
         raise ParametersError(f"missing {', '.join(sorted(missing))}", kind=q.FILE_KIND)
@@ -244,9 +246,7 @@ def _read_angle(element: Element, _section: Element) -> AngleType:
 def _read_torsion(element: Element, section: Element) -> TorsionType:
     """Read `k1, phase1, periodicity1, idivf1, k2, ...`, numbered consecutively from 1."""
     n_terms = _count_numbered(element, "k")
-    numbers = range(1, n_terms + 1)
-    required = {f"{name}{n}" for name in ("k", "phase", "periodicity") for n in numbers}
-    _check_attributes(element, required, frozenset(f"idivf{n}" for n in numbers))
+    _check_attributes(element, *_torsion_attributes(n_terms))
     default_idivf = section.get("default_idivf", "auto")
     terms = tuple(
         TorsionTerm(
@@ -255,11 +255,19 @@ def _read_torsion(element: Element, section: Element) -> TorsionType:
             k=q.parse_quantity(element.attrib[f"k{n}"], q.MOLAR_ENERGY),
             idivf=_idivf(element.get(f"idivf{n}", default_idivf)),
         )
-        for n in numbers
+        for n in range(1, n_terms + 1)
     )
     return TorsionType(
         id=element.get("id", ""), pattern=compile_pattern(element.attrib["smirks"], 4), terms=terms
     )
+
+
+@lru_cache(maxsize=100)
+def _torsion_attributes(n_terms: int) -> tuple[frozenset[str], frozenset[str]]:
+    """Names of the attributes that a torsion of so many terms must have, and of those it may have."""
+    numbers = range(1, n_terms + 1)
+    required = {f"{name}{n}" for name in ("k", "phase", "periodicity") for n in numbers}
+    return frozenset(required), frozenset(f"idivf{n}" for n in numbers)
 
 
 def _read_library_charge(element: Element, _section: Element) -> LibraryCharge:
@@ -285,12 +293,13 @@ def _read_constraint(element: Element, _section: Element) -> Constraint:
 
 def _count_numbered(element: Element, prefix: str) -> int:
     """Count `prefix1, prefix2, ...`; at least the first must be there, and none may be left out."""
-    numbers = sorted(
-        int(key[len(prefix) :]) for key in element.attrib if re.fullmatch(rf"{prefix}\d{{1,3}}", key)
-    )
-    if not numbers or numbers != list(range(1, len(numbers) + 1)):
+    count = 0
+    while f"{prefix}{count + 1}" in element.attrib:
+        count += 1
+    n_numbered = sum(key.startswith(prefix) and key[len(prefix) :].isdecimal() for key in element.attrib)
+    if not count or n_numbered != count:
         raise ParametersError(f"{prefix}1, {prefix}2, ... must be numbered consecutively", kind=q.FILE_KIND)
-    return len(numbers)
+    return count
 
 
 def _periodicity(text: str) -> int:

@@ -11,6 +11,7 @@ from pipeline.errors import ExportError, ParametersError
 from pipeline.export.library_offxml import write_library_offxml
 from pipeline.schema import CLASS1_FIELDS, Parametrized
 from pipeline.smirnoff import label, read_smirnoff
+from pipeline.smirnoff.matching import molecule_for_matching
 from pipeline.topology import restore_order
 
 TRAPS = {
@@ -81,6 +82,43 @@ def test_a_molecule_outside_the_library_gets_nothing(smiles, parametrize):
     stranger = parametrize(smiles)
     with pytest.raises(ParametersError, match="no parameter"):
         label(read_smirnoff(text), stranger.ligand, stranger.topology)
+
+
+def test_a_stranger_made_of_known_parts_gets_no_charges(parametrize):
+    """Pentane, where every bond looks like one of butane's or hexane's: its charges are nobody's."""
+    library = [_alike(parametrize(smiles)) for smiles in ("CCCC", "CCCCCC")]
+    stranger = parametrize("CCCCC")
+    with pytest.raises(ParametersError, match="LibraryCharges: no charge"):
+        label(read_smirnoff(write_library_offxml(library)), stranger.ligand, stranger.topology)
+
+
+def _alike(parametrized: Parametrized) -> Parametrized:
+    """Terms of one kind get one value each; the charges stay the ligand's own."""
+    parameters = parametrized.parameters
+    alike = {name: np.ones_like(getattr(parameters, name)) for name in CLASS1_FIELDS if name != "charge"}
+    return replace(parametrized, parameters=replace(parameters, **alike))
+
+
+def test_what_ligands_have_in_common_is_written_once(parametrize):
+    """Phenols of equal parameters: a second and third ligand bring the patterns of their own parts only."""
+    library = [_alike(parametrize(smiles)) for smiles in ("Oc1ccccc1", "Cc1ccc(O)cc1", "CCc1ccc(O)cc1")]
+    text = write_library_offxml(library)
+    assert_each_has_its_own(text, library)
+    alone = [write_library_offxml([one]).count("<Angle ") for one in library]
+    assert max(alone) <= text.count("<Angle ") < 0.6 * sum(alone)
+
+
+@pytest.mark.parametrize("smiles", ["CC(C)(C)CC(C)(C)C", "C" * 20, "CCN(CC)CC", "c1ccccc1"])
+def test_few_patterns_hold_all_charges_and_match_seldom(smiles, parametrize):
+    """Fewer than kinds of atom, each placed fewer times than readers list; the charges are the ligand's."""
+    one = parametrize(smiles)
+    force_field = read_smirnoff(write_library_offxml([one]))
+    mol = molecule_for_matching(one.ligand)
+    for charge in force_field.library_charges:
+        assert len(mol.GetSubstructMatches(charge.pattern.query, uniquify=False, maxMatches=1000)) < 1000
+    assert len(force_field.library_charges) <= 3
+    charge = label(force_field, one.ligand, one.topology).charge
+    np.testing.assert_allclose(charge, one.parameters.charge, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(
