@@ -16,6 +16,7 @@ from benchmarks.tables import DATA
 from models.predict import load_predictor
 from pipeline.child import Limits, run_in_child
 from pipeline.deliver import CHECK_FILE, deliver, missing_programs
+from pipeline.energies import TERMS
 from pipeline.errors import ChildError, LigandError
 from pipeline.library import read_library
 from pipeline.ligand import standardise
@@ -23,7 +24,6 @@ from pipeline.schema import Parametrized
 from pipeline.settings import ExportSettings, LigandRules
 from pipeline.topology import build_topology
 from pipeline.units import ANGSTROM_PER_NM, KJ_PER_KCAL
-from pipeline.verify import TERMS
 
 N_PROCESSES = 2
 LIMITS = Limits(wall_seconds=300.0, memory_mb=4096)

@@ -1,6 +1,6 @@
 """Records of a library to all parameters, ligands per second on two processes, and where the time goes.
 
-    PARMFLOW_DATA=... LIGANDS=1000 python -m benchmarks prediction_speed
+PARMFLOW_DATA=... LIGANDS=1000 python -m benchmarks prediction_speed
 """
 
 import os

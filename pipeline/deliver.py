@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import gromacs_engine, lammps_engine
+from pipeline.energies import TERMS
 from pipeline.errors import ExportError, OutputFolderError
 from pipeline.export.amber import write_inpcrd, write_prmtop
 from pipeline.export.gromacs import write_atomtypes_itp, write_gro, write_molecule_itp, write_top
@@ -48,7 +49,6 @@ from pipeline.verify import (
     ENERGY_TOLERANCE,
     FORCE_TOLERANCE,
     RELATIVE_TOLERANCE,
-    TERMS,
     EnergyCheck,
     Reference,
     build_reference,

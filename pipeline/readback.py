@@ -117,7 +117,7 @@ def check_prmtop(path: Path, reference: Reference) -> list[Check]:
     Both divide the printed charges by 18.2223 and use OpenMM's Coulomb constant, so the charges of the file
     are compared exactly; sander and pmemd multiply with 18.2223^2 instead, see `check.json`.
     """
-    amber = parmed.load_file(str(path))
+    amber = parmed.amber.AmberParm(str(path))
     _check_charge_sum(path.name, sum(amber.parm_data["CHARGE"]), reference.parametrized)
     flexible = {
         "nonbondedMethod": app.NoCutoff,

@@ -10,13 +10,14 @@ import openmm
 import parmed
 from rdkit import Chem
 
+from pipeline.energies import TERMS, evaluate
 from pipeline.errors import VerificationError
-from pipeline.export.leap_types import list_linear_chains
 from pipeline.export.openmm_system import IMPROPER_GROUP, build_system
 from pipeline.readback import Check, ResidualCheck
 from pipeline.schema import FloatArray, IntArray, MMParameters, Topology
+from pipeline.topology import list_linear_chains
 from pipeline.units import DEGREE_PER_RADIAN, KJ_PER_KCAL
-from pipeline.verify import MASS_TOLERANCE, TERMS, EnergyCheck, Reference, check_system, evaluate
+from pipeline.verify import MASS_TOLERANCE, EnergyCheck, Reference, check_system
 
 MOL2_FILE = "ligand.mol2"
 _NOTE = (
@@ -36,7 +37,7 @@ def check_frcmod(path: Path, reference: Reference) -> list[Check]:
     their difference is measured, not bounded, in energies above the planar centre (LEaP's zero is another).
     """
     reader = f"ParmEd {parmed.__version__}"
-    mol2 = parmed.load_file(str(path.with_name(MOL2_FILE)), structure=True)
+    mol2 = parmed.formats.Mol2File.parse(str(path.with_name(MOL2_FILE)), structure=True)
     _compare_molecule(mol2, reference)
     found = parmed.amber.AmberParameterSet(str(path))
     types = [atom.type for atom in mol2.atoms]

@@ -6,15 +6,9 @@ import numpy as np
 import openmm
 from rdkit import Chem
 
+from pipeline.energies import TERMS, evaluate, evaluate_foreign
 from pipeline.errors import ParametersError, VerificationError
-from pipeline.export.openmm_system import (
-    ANGLE_GROUP,
-    BOND_GROUP,
-    IMPROPER_GROUP,
-    NONBONDED_GROUP,
-    PROPER_GROUP,
-    build_system,
-)
+from pipeline.export.openmm_system import build_system
 from pipeline.schema import EnergyReport, FloatArray, IntArray, MMParameters, Parametrized, Topology
 from pipeline.units import ANGSTROM_PER_NM, KJ_PER_KCAL
 
@@ -34,18 +28,6 @@ torsion leaves it only by the larger"""
 _DISPLACEMENT_SEED = 20
 _LATTICE_SPACING = 2.0
 """angstrom, of the made-up geometry of a ligand without coordinates"""
-
-_COULOMB_GROUP = NONBONDED_GROUP + 1
-_GROUP_OF_TERM = {
-    "bond": BOND_GROUP,
-    "angle": ANGLE_GROUP,
-    "proper": PROPER_GROUP,
-    "improper": IMPROPER_GROUP,
-    "vdw": NONBONDED_GROUP,
-    "coulomb": _COULOMB_GROUP,
-}
-TERMS = tuple(_GROUP_OF_TERM)
-"""the fields of EnergyReport, in its order"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,54 +57,6 @@ class EnergyCheck:
     """over geometries, terms and components, kcal/mol/angstrom"""
 
 
-def compute_report(system: openmm.System, coords: FloatArray) -> EnergyReport:
-    """Compute the energy of one geometry term by term, in double precision.
-
-    `system` has the force groups of `build_system`; `coords` is (n_atoms, 3) in angstrom, energies kcal/mol.
-    """
-    reports, _ = evaluate(system, coords[None])
-    return reports[0]
-
-
-def compute_forces(system: openmm.System, coords: FloatArray) -> FloatArray:
-    """Compute the forces on the atoms of one geometry: (n_atoms, 3), kcal/mol/angstrom."""
-    _, forces = evaluate(system, coords[None])
-    total: FloatArray = forces[0].sum(axis=0)
-    return total
-
-
-def evaluate(system: openmm.System, geometries: FloatArray) -> tuple[tuple[EnergyReport, ...], FloatArray]:
-    """Compute energies and forces of several geometries with one context of OpenMM's Reference platform.
-
-    `geometries` is (n_geometries, n_atoms, 3) in angstrom. Reports are in kcal/mol; forces, term by term
-    in the order of `TERMS`, are (n_geometries, n_terms, n_atoms, 3) in kcal/mol/angstrom.
-    """
-    own = _bare_system(system)
-    for force in system.getForces():
-        if isinstance(force, openmm.NonbondedForce):
-            _add_split_nonbonded(own, force)
-        else:
-            own.addForce(openmm.XmlSerializer.clone(force))
-    return _weigh(own, geometries)
-
-
-def _weigh(own: openmm.System, geometries: FloatArray) -> tuple[tuple[EnergyReport, ...], FloatArray]:
-    """Do so with a system whose terms each have a force group of their own."""
-    integrator = openmm.VerletIntegrator(0.001)
-    platform = openmm.Platform.getPlatformByName("Reference")
-    context = openmm.Context(own, integrator, platform)
-    reports, forces = [], []
-    for coords in geometries:
-        context.setPositions(coords / ANGSTROM_PER_NM)
-        states = [
-            context.getState(getEnergy=True, getForces=True, groups={_GROUP_OF_TERM[term]}) for term in TERMS
-        ]
-        energies = [state.getPotentialEnergy()._value / KJ_PER_KCAL for state in states]
-        reports.append(EnergyReport(**dict(zip(TERMS, energies, strict=True))))
-        forces.append([state.getForces(asNumpy=True)._value for state in states])
-    return tuple(reports), np.array(forces) / (KJ_PER_KCAL * ANGSTROM_PER_NM)
-
-
 def build_reference(parametrized: Parametrized) -> Reference:
     """Weigh the direct system at the ligand's geometry and at two displaced ones, the same in every run.
 
@@ -147,7 +81,7 @@ def check_system(reference: Reference, system: openmm.System, *, file: str, read
     where = f"{file} read by {reader}"
     topology = reference.parametrized.topology
     _compare_masses(system, topology, where)
-    reports, forces = _weigh(_regroup(system, topology, where), reference.geometries)
+    reports, forces = evaluate_foreign(system, topology, reference.geometries, where)
     difference = _compare_energies(reports, reference.reports, where)
     force_difference = _compare_forces(forces, reference.forces, where)
     return EnergyCheck(
@@ -271,80 +205,6 @@ def _check_range(
 def _infinite(differences: FloatArray) -> FloatArray:
     """Count what is not a number as infinitely wrong."""
     return np.where(np.isnan(differences), np.inf, differences)
-
-
-def _bare_system(system: openmm.System) -> openmm.System:
-    """As many particles, no force; the masses do not matter for energies."""
-    own = openmm.System()
-    for _ in range(system.getNumParticles()):
-        own.addParticle(1.0)
-    return own
-
-
-def _add_split_nonbonded(own: openmm.System, force: openmm.NonbondedForce) -> None:
-    """Add van der Waals in group 4 and Coulomb, as a second force, in group 5."""
-    if force.getNonbondedMethod() != openmm.NonbondedForce.NoCutoff or force.getNumGlobalParameters():
-        raise VerificationError("a nonbonded force with a cutoff or offsets where none belongs")
-    vdw, coulomb = openmm.NonbondedForce(), openmm.NonbondedForce()
-    vdw.setForceGroup(NONBONDED_GROUP)
-    coulomb.setForceGroup(_COULOMB_GROUP)
-    for particle in range(force.getNumParticles()):
-        charge, sigma, epsilon = force.getParticleParameters(particle)
-        vdw.addParticle(0.0, sigma._value, epsilon._value)
-        coulomb.addParticle(charge._value, 1.0, 0.0)
-    for exception in range(force.getNumExceptions()):
-        i, j, charge_product, sigma, epsilon = force.getExceptionParameters(exception)
-        vdw.addException(i, j, 0.0, sigma._value, epsilon._value)
-        coulomb.addException(i, j, charge_product._value, 1.0, 0.0)
-    own.addForce(vdw)
-    own.addForce(coulomb)
-
-
-_GROUPS = {openmm.HarmonicBondForce: BOND_GROUP, openmm.HarmonicAngleForce: ANGLE_GROUP}
-
-
-def _regroup(system: openmm.System, topology: Topology, where: str) -> openmm.System:
-    """Rebuild a foreign system with a force group per term, torsions told apart by their atoms."""
-    if system.getNumConstraints():
-        raise VerificationError(f"{where}: {system.getNumConstraints()} constraints where none belong")
-    own = _bare_system(system)
-    for force in system.getForces():
-        if isinstance(force, openmm.PeriodicTorsionForce):
-            _add_split_torsions(own, force, topology, where)
-        elif isinstance(force, openmm.NonbondedForce):
-            _add_split_nonbonded(own, force)
-        elif type(force) in _GROUPS:
-            copy = openmm.XmlSerializer.clone(force)
-            copy.setForceGroup(_GROUPS[type(force)])
-            own.addForce(copy)
-        else:
-            raise VerificationError(f"{where}: a force of kind {type(force).__name__} where none belongs")
-    return own
-
-
-def _add_split_torsions(
-    own: openmm.System, force: openmm.PeriodicTorsionForce, topology: Topology, where: str
-) -> None:
-    """Add propers in group 2 and impropers, as a second force, in group 3."""
-    propers, impropers = openmm.PeriodicTorsionForce(), openmm.PeriodicTorsionForce()
-    propers.setForceGroup(PROPER_GROUP)
-    impropers.setForceGroup(IMPROPER_GROUP)
-    known_propers, known_impropers = _both_ways(topology.propers), _both_ways(topology.improper_dihedrals)
-    for number in range(force.getNumTorsions()):
-        i, j, k, m, periodicity, phase, stiffness = force.getTorsionParameters(number)
-        if (i, j, k, m) in known_propers or stiffness._value == 0.0:
-            propers.addTorsion(i, j, k, m, periodicity, phase._value, stiffness._value)
-        elif (i, j, k, m) in known_impropers:
-            impropers.addTorsion(i, j, k, m, periodicity, phase._value, stiffness._value)
-        else:
-            raise VerificationError(f"{where}: a torsion over atoms {i, j, k, m}, which the topology lacks")
-    own.addForce(propers)
-    own.addForce(impropers)
-
-
-def _both_ways(dihedrals: IntArray) -> set[tuple[int, ...]]:
-    rows = dihedrals.tolist()
-    return {*map(tuple, rows), *(tuple(row[::-1]) for row in rows)}
 
 
 def _lattice(n_atoms: int, generator: np.random.Generator) -> FloatArray:

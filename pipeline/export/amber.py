@@ -117,10 +117,10 @@ def _tabulate(
     A negative sign of an atom is kept as the sign of its pointer.
     """
     types = {value: number for number, value in enumerate(dict.fromkeys(values), start=1)}
-    is_hydrogen = (topology.atomic_numbers == 1).tolist()
+    hydrogens = set(np.flatnonzero(topology.atomic_numbers == 1).tolist())
     split: tuple[list[tuple[int, ...]], list[tuple[int, ...]]] = ([], [])
     for row, value in zip(atoms, values, strict=True):
-        heavy = not any(is_hydrogen[abs(atom)] for atom in row)
+        heavy = hydrogens.isdisjoint(map(abs, row))
         split[heavy].append((*(3 * atom for atom in row), types[value]))
     return _Bonded(types=tuple(types), with_hydrogen=tuple(split[0]), without_hydrogen=tuple(split[1]))
 
@@ -134,23 +134,28 @@ def _dihedrals(topology: Topology, parameters: MMParameters) -> _Bonded:
     uncounted = {tuple(pair) for pair in topology.pairs_14.tolist()}
     rows: list[tuple[int, int, int, int]] = []
     values: list[tuple[float, ...]] = []
-    for atoms, k_row in zip(topology.propers.tolist(), parameters.proper_k, strict=True):
+    for atoms, k_row in zip(topology.propers.tolist(), parameters.proper_k.tolist(), strict=True):
         i, j, k, m = _away_from_zero(atoms)
-        for column in np.flatnonzero(k_row).tolist():
-            ends = (min(i, m), max(i, m))
+        ends = (min(i, m), max(i, m))
+        for periodicity, k_n in _present(k_row):
             rows.append((i, j, k if ends in uncounted else -k, m))
-            values.append((float(k_row[column]), column + 1.0))
+            values.append((k_n, periodicity))
             uncounted.discard(ends)
     for path in _paths(topology, uncounted):
         rows.append(_away_from_zero(path))
         values.append((0.0, 1.0))
     impropers = topology.improper_dihedrals.tolist()
-    for atoms, k_row in zip(impropers, parameters.improper_k, strict=True):
+    for atoms, k_row in zip(impropers, parameters.improper_k.tolist(), strict=True):
         i, j, k, m = _away_from_zero(atoms)
-        for column in np.flatnonzero(k_row).tolist():
+        for periodicity, k_n in _present(k_row):
             rows.append((i, j, -k, -m))
-            values.append((float(k_row[column]), column + 1.0))
+            values.append((k_n, periodicity))
     return _tabulate(topology, rows, values)
+
+
+def _present(k_row: Sequence[float]) -> list[tuple[float, float]]:
+    """Periodicity and force constant of the terms of a torsion that are not zero."""
+    return [(column + 1.0, k_n) for column, k_n in enumerate(k_row) if k_n != 0.0]
 
 
 def _away_from_zero(atoms: Sequence[int]) -> tuple[int, int, int, int]:
@@ -315,7 +320,7 @@ def _names(flag: str, values: Iterable[str]) -> str:
 
 
 def _section(flag: str, form: str, fields: list[str], per_line: int) -> str:
-    if any(len(field) > len(fields[0]) for field in fields):
+    if fields and max(map(len, fields)) > len(fields[0]):
         raise ExportError(f"prmtop: a value in {flag} does not fit its column")
     return f"%FLAG {flag}\n%FORMAT({form})\n{_columns(fields, per_line)}"
 

@@ -1,5 +1,6 @@
 """OpenMM: the direct system that every written file is compared with, and its XML."""
 
+import math
 from itertools import chain
 
 import numpy as np
@@ -46,7 +47,9 @@ def _bond_force(topology: Topology, parameters: MMParameters) -> openmm.Harmonic
     force = openmm.HarmonicBondForce()
     force.setName("bonds")
     force.setForceGroup(BOND_GROUP)
-    rows = zip(topology.bonds.tolist(), parameters.bond_length, parameters.bond_k, strict=True)
+    rows = zip(
+        topology.bonds.tolist(), parameters.bond_length.tolist(), parameters.bond_k.tolist(), strict=True
+    )
     for (i, j), length, k in rows:
         force.addBond(i, j, length / ANGSTROM_PER_NM, k * _KJ_PER_NM2)
     return force
@@ -56,7 +59,9 @@ def _angle_force(topology: Topology, parameters: MMParameters) -> openmm.Harmoni
     force = openmm.HarmonicAngleForce()
     force.setName("angles")
     force.setForceGroup(ANGLE_GROUP)
-    rows = zip(topology.angles.tolist(), parameters.angle_theta, parameters.angle_k, strict=True)
+    rows = zip(
+        topology.angles.tolist(), parameters.angle_theta.tolist(), parameters.angle_k.tolist(), strict=True
+    )
     for (i, j, k), theta, k_angle in rows:
         force.addAngle(i, j, k, theta, k_angle * KJ_PER_KCAL)
     return force
@@ -68,9 +73,9 @@ def _torsion_force(
     force = openmm.PeriodicTorsionForce()
     force.setName(name)
     force.setForceGroup(group)
-    for atoms, row in zip(dihedrals.tolist(), k_rows, strict=True):
-        for column in np.flatnonzero(row).tolist():
-            force.addTorsion(*atoms, column + 1, 0.0, row[column] * KJ_PER_KCAL)
+    rows = dihedrals.tolist()
+    for (row, column), k in zip(np.argwhere(k_rows).tolist(), k_rows[k_rows != 0.0].tolist(), strict=True):
+        force.addTorsion(*rows[row], column + 1, 0.0, k * KJ_PER_KCAL)
     return force
 
 
@@ -92,7 +97,7 @@ def _nonbonded_force(topology: Topology, parameters: MMParameters) -> openmm.Non
             j,
             COULOMB_14_SCALE * charge[i] * charge[j],
             0.5 * (sigma[i] + sigma[j]),
-            VDW_14_SCALE * float(np.sqrt(epsilon[i] * epsilon[j])),
+            VDW_14_SCALE * math.sqrt(epsilon[i] * epsilon[j]),
         )
     return force
 

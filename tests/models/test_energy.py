@@ -22,11 +22,11 @@ from models.energy import (
     nonbonded_energy_and_gradient,
     valence_energy_and_gradient,
 )
+from pipeline.energies import compute_forces, compute_report
 from pipeline.export.openmm_system import build_system
 from pipeline.schema import CLASS1_FIELDS, MMParameters, Topology
 from pipeline.topology import topology_of_molecule
 from pipeline.units import COULOMB_CONSTANT
-from pipeline.verify import compute_forces, compute_report
 
 TERMS = [field.name for field in dataclasses.fields(EnergyTerms)]
 MOLECULES = ["CC(=O)NC", "O=C([O-])c1ccccc1", "CC#N", "C1CC2CCC1C2", "NS(=O)(=O)CCl", "C"]

@@ -24,10 +24,10 @@ from models.scoring import (
     score_row,
     summarise,
 )
+from pipeline.energies import evaluate as evaluate_with_openmm
 from pipeline.errors import OutputFolderError, ParametersError, SettingsError
 from pipeline.export.openmm_system import build_system
 from pipeline.schema import Ligand, MMParameters, Topology
-from pipeline.verify import evaluate as evaluate_with_openmm
 
 SETTINGS = EvaluationSettings(n_resamples=50)
 

@@ -15,9 +15,10 @@ import pytest
 
 import pipeline.deliver
 from pipeline.deliver import CHECK_FILE, FILES, deliver, sweep
+from pipeline.energies import TERMS
 from pipeline.errors import OutputFolderError, ParametersError, VerificationError
 from pipeline.schema import Parametrized
-from pipeline.verify import ENERGY_TOLERANCE, TERMS, build_reference
+from pipeline.verify import ENERGY_TOLERANCE, build_reference
 
 FORMATS = ("offxml", "amber", "openmm", "gromacs", "lammps")
 ALL = {kind.name for kind in FILES} | {CHECK_FILE}

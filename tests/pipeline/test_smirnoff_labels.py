@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
+from pipeline.energies import compute_report
 from pipeline.errors import ParametersError
 from pipeline.export.openmm_system import build_system
 from pipeline.ligand import ligand_from_rdkit
@@ -14,7 +15,6 @@ from pipeline.schema import FloatArray, Ligand, MMParameters
 from pipeline.smirnoff import SmirnoffForceField, label, read_smirnoff
 from pipeline.smirnoff.matching import compile_pattern, find_matches, molecule_for_matching
 from pipeline.topology import build_topology
-from pipeline.verify import compute_report
 
 EXACT = 1e-14
 """Relative: a few roundings of float64."""
