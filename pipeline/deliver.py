@@ -78,6 +78,8 @@ class FileKind:
     engine: str = ""
     """the program that this check cannot do without; OFFXML's does nothing where OpenFF is not installed"""
     needs_coords: bool = False
+    holds_cross: bool = False
+    """whether the format has anharmonic and coupled terms"""
     may_refuse: bool = False
     """whether its ExportError is only noted in `check.json`, and the ligand delivered without it"""
 
@@ -88,7 +90,9 @@ class FileKind:
 
 
 FILES = (
-    FileKind(name="ligand.sdf", format="", write=write_sdf, check=check_sdf, needs_coords=True),
+    FileKind(
+        name="ligand.sdf", format="", write=write_sdf, check=check_sdf, needs_coords=True, holds_cross=True
+    ),
     FileKind(
         name="ligand.offxml",
         format="offxml",
@@ -115,7 +119,13 @@ FILES = (
         may_refuse=True,
     ),
     FileKind(name="ligand.leap", format="amber", write=write_leap_input, needs_coords=True, may_refuse=True),
-    FileKind(name="openmm_system.xml", format="openmm", write=write_openmm_system, check=check_openmm_system),
+    FileKind(
+        name="openmm_system.xml",
+        format="openmm",
+        write=write_openmm_system,
+        check=check_openmm_system,
+        holds_cross=True,
+    ),
     FileKind(
         name="openmm_forcefield.xml",
         format="openmm",
@@ -143,7 +153,13 @@ FILES = (
         needs_coords=True,
     ),
     FileKind(name="ligand.data", format="lammps", write=write_lammps_data, needs_coords=True),
-    FileKind(name="parameters.json", format="", write=write_parameters_json, check=check_parameters_json),
+    FileKind(
+        name="parameters.json",
+        format="",
+        write=write_parameters_json,
+        check=check_parameters_json,
+        holds_cross=True,
+    ),
 )
 
 
@@ -222,6 +238,8 @@ def _write(kind: FileKind, parametrized: Parametrized, folder: Path) -> str:
     """Write one file; give the reason where it is left out, else nothing."""
     if kind.needs_coords and parametrized.coords is None:
         return "the ligand has no coordinates"
+    if parametrized.parameters.cross is not None and not kind.holds_cross:
+        return "the format has no anharmonic or coupled terms, which this class II force field has"
     try:
         text = kind.write(parametrized)
     except ExportError as error:

@@ -16,23 +16,26 @@ from pipeline.errors import VerificationError
 from pipeline.export.openmm_system import (
     ANGLE_GROUP,
     BOND_GROUP,
-    IMPROPER_GROUP,
+    CROSS_GROUP,
     NONBONDED_GROUP,
     PROPER_GROUP,
 )
 from pipeline.schema import EnergyReport, FloatArray, IntArray, Topology
 from pipeline.units import ANGSTROM_PER_NM, KJ_PER_KCAL
 
-TERMS = ("bond", "angle", "proper", "improper", "vdw", "coulomb")
+TERMS = ("bond", "angle", "proper", "improper", "vdw", "coulomb", "cross")
 """the fields of EnergyReport, in its order"""
 
-_PART_IMPROPER, _VDW = NONBONDED_GROUP + 1, NONBONDED_GROUP + 2
-_GROUPS = (BOND_GROUP, ANGLE_GROUP, PROPER_GROUP, IMPROPER_GROUP, NONBONDED_GROUP, _PART_IMPROPER, _VDW)
+_PART_IMPROPER, _VDW = CROSS_GROUP + 1, CROSS_GROUP + 2
+_GROUPS = (*range(CROSS_GROUP + 1), _PART_IMPROPER, _VDW)
 _GROUP_OF_FORCE = {
     openmm.HarmonicBondForce: BOND_GROUP,
     openmm.HarmonicAngleForce: ANGLE_GROUP,
     openmm.PeriodicTorsionForce: PROPER_GROUP,
     openmm.NonbondedForce: NONBONDED_GROUP,
+    openmm.CustomBondForce: CROSS_GROUP,
+    openmm.CustomAngleForce: CROSS_GROUP,
+    openmm.CustomCompoundBondForce: CROSS_GROUP,
 }
 
 
@@ -115,8 +118,8 @@ def _compute_groups(system: openmm.System, geometries: FloatArray) -> tuple[Floa
 
 def _split(groups: FloatArray) -> FloatArray:
     """Turn values by force group, (n_geometries, n_groups, ...), into values by term."""
-    bond, angle, proper, improper, nonbonded, part_improper, vdw = np.moveaxis(groups, 1, 0)
-    terms = (bond, angle, proper - part_improper, improper + part_improper, vdw, nonbonded - vdw)
+    bond, angle, proper, improper, nonbonded, cross, part_improper, vdw = np.moveaxis(groups, 1, 0)
+    terms = (bond, angle, proper - part_improper, improper + part_improper, vdw, nonbonded - vdw, cross)
     return np.stack(terms, axis=1)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.energies import TERMS
 from pipeline.program import refusal_is_a_difference, run_program
 from pipeline.readback import Check
 from pipeline.schema import EnergyReport, FloatArray
@@ -88,7 +89,7 @@ def _read_forces(path: Path, reference: Reference) -> FloatArray:
     """Total forces with our Coulomb constant: (n_geometries, n_atoms, 3), kcal/mol/angstrom."""
     blocks = path.read_text().split("ITEM: ATOMS id fx fy fz\n")[1:]
     rows = [np.array(block.split("ITEM:")[0].split(), dtype=np.float64).reshape(-1, 4) for block in blocks]
-    coulomb = reference.forces[:, -1]
+    coulomb = reference.forces[:, TERMS.index("coulomb")]
     lacking = coulomb * (1.0 - LAMMPS_COULOMB_CONSTANT / COULOMB_CONSTANT)
     forces: FloatArray = np.array([row[:, 1:] for row in rows]) + lacking
     return forces

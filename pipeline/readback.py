@@ -1,7 +1,7 @@
 """Read each delivered file with a program that did not write it, and compare with the reference."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from pipeline.errors import ParametersError, VerificationError
 from pipeline.export.openmm_system import build_system
 from pipeline.export.parameters_json import read_parameters_json
 from pipeline.ligand import to_rdkit
-from pipeline.schema import CLASS1_FIELDS, EnergyReport, MMParameters, Parametrized
+from pipeline.schema import CLASS1_FIELDS, CrossTerms, EnergyReport, MMParameters, Parametrized
 from pipeline.smirnoff import label, read_smirnoff
 from pipeline.smirnoff.matching import find_matches, molecule_for_matching
 from pipeline.units import ANGSTROM_PER_NM
@@ -188,9 +188,20 @@ def check_parameters_json(path: Path, reference: Reference) -> list[Check]:
     for name in CLASS1_FIELDS:
         if not np.array_equal(getattr(parameters, name), getattr(written, name)):
             raise VerificationError(f"{path.name}: {name} differs from the parameters")
+    _compare_cross(path.name, parameters.cross, written.cross)
     return [
         ContentCheck(file=path.name, reader="Python json", compared="every parameter", largest_difference=0.0)
     ]
+
+
+def _compare_cross(file: str, have: CrossTerms | None, want: CrossTerms | None) -> None:
+    if have is None or want is None:
+        if have is not want:
+            raise VerificationError(f"{file}: the cross terms are missing, or there should be none")
+        return
+    for field in fields(CrossTerms):
+        if not np.array_equal(getattr(have, field.name), getattr(want, field.name)):
+            raise VerificationError(f"{file}: {field.name} differs from the parameters")
 
 
 def compare_parameters(file: str, have: MMParameters, want: MMParameters) -> None:

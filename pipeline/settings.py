@@ -1,8 +1,8 @@
 """Settings of a run: frozen, checked at birth, unknown keys are errors. Nothing here reads a file."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import SettingsError
 
@@ -11,6 +11,9 @@ CheckDepth = Literal["in-process", "all"]
 
 Form = Literal["class1", "class2"]
 """class2: anharmonic and coupled, see `pipeline.schema.CrossTerms`"""
+
+CLASS2_FORMATS = ("openmm",)
+"""formats that hold what class II adds"""
 
 SUPPORTED_ELEMENTS = ("H", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I")
 
@@ -145,6 +148,18 @@ class Settings(_Settings):
     form: Form = "class1"
     jobs: int = Field(default=0, ge=0)
     """worker processes; 0: one per core"""
+
+    @model_validator(mode="after")
+    def _class2_has_few_formats(self) -> Self:
+        """Refuse a choice of formats that have no class II terms; of all formats those are left out."""
+        chosen = self.export.formats if self.export.formats != ExportSettings().formats else ()
+        refused = [name for name in chosen if name not in CLASS2_FORMATS]
+        if self.form == "class2" and refused:
+            raise ValueError(
+                f"form class2 has anharmonic and coupled terms, which {', '.join(refused)} cannot hold; "
+                f"ask for {', '.join(CLASS2_FORMATS)} or leave the formats to us"
+            )
+        return self
 
 
 _IN_WORDS = {"extra_forbidden": "unknown key", "model_type": "a table is expected"}

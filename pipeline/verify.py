@@ -9,7 +9,15 @@ from rdkit import Chem
 from pipeline.energies import TERMS, evaluate, evaluate_foreign
 from pipeline.errors import ParametersError, VerificationError
 from pipeline.export.openmm_system import build_system
-from pipeline.schema import EnergyReport, FloatArray, IntArray, MMParameters, Parametrized, Topology
+from pipeline.schema import (
+    CrossTerms,
+    EnergyReport,
+    FloatArray,
+    IntArray,
+    MMParameters,
+    Parametrized,
+    Topology,
+)
 from pipeline.units import ANGSTROM_PER_NM, KJ_PER_KCAL
 
 ENERGY_TOLERANCE = 1e-3 / KJ_PER_KCAL
@@ -181,12 +189,30 @@ def check_parameters(topology: Topology, parameters: MMParameters, total_charge:
         if len(values) != len(rows):
             raise ParametersError(f"{name}: {len(values)} values for {len(rows)} interactions")
         _check_range(name, values, rows, (low, high), unit)
+    if parameters.cross is not None:
+        _check_cross(topology, parameters.cross)
     excess = float(parameters.charge.sum()) - total_charge
     if abs(excess) > 1e-9:
         raise ParametersError(
             f"charges sum to {total_charge + excess:.10f}, the ligand has {total_charge:+d}; "
             "the model must conserve charge"
         )
+
+
+def _check_cross(topology: Topology, cross: CrossTerms) -> None:
+    """Refuse anharmonic constants and couplings that no molecule has, in kcal/mol, angstrom and radian."""
+    for name, rows, high, unit in (
+        ("bond_k3", topology.bonds, 20_000.0, "kcal/mol/angstrom^3"),
+        ("bond_k4", topology.bonds, 50_000.0, "kcal/mol/angstrom^4"),
+        ("angle_k3", topology.angles, 5000.0, "kcal/mol/radian^3"),
+        ("angle_k4", topology.angles, 5000.0, "kcal/mol/radian^4"),
+        ("bond_bond", topology.angles, 5000.0, "kcal/mol/angstrom^2"),
+        ("bond_angle", topology.angles, 5000.0, "kcal/mol/angstrom/radian"),
+        ("bond_torsion", topology.propers, 1000.0, "kcal/mol/angstrom"),
+        ("angle_torsion", topology.propers, 1000.0, "kcal/mol/radian"),
+        ("angle_angle_torsion", topology.propers, 1000.0, "kcal/mol/radian^2"),
+    ):
+        _check_range(name, getattr(cross, name), rows, (-high, high), unit)
 
 
 def _check_range(

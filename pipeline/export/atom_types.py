@@ -1,5 +1,6 @@
 """Atom types of one ligand, as few as Lennard-Jones needs, and a prefix that no other ligand has."""
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 
@@ -50,4 +51,7 @@ def hash_prefix(parametrized: Parametrized) -> str:
     digest = hashlib.sha256(parametrized.id.encode())
     for name in CLASS1_FIELDS:
         digest.update(getattr(parametrized.parameters, name).tobytes())
+    if parametrized.parameters.cross is not None:
+        for field in dataclasses.fields(parametrized.parameters.cross):
+            digest.update(getattr(parametrized.parameters.cross, field.name).tobytes())
     return f"L{digest.hexdigest()[:_HASH_LENGTH]}"

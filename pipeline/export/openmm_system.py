@@ -7,13 +7,14 @@ import numpy as np
 import openmm
 from rdkit import Chem
 
+from pipeline.export.cross_forces import build_cross_forces
 from pipeline.schema import IntArray, MMParameters, Parametrized, Topology
 from pipeline.units import ANGSTROM_PER_NM, KJ_PER_KCAL
 
 VDW_14_SCALE = 0.5
 COULOMB_14_SCALE = 0.8333333333
 
-BOND_GROUP, ANGLE_GROUP, PROPER_GROUP, IMPROPER_GROUP, NONBONDED_GROUP = range(5)
+BOND_GROUP, ANGLE_GROUP, PROPER_GROUP, IMPROPER_GROUP, NONBONDED_GROUP, CROSS_GROUP = range(6)
 
 _KJ_PER_NM2 = KJ_PER_KCAL * ANGSTROM_PER_NM**2
 
@@ -22,7 +23,8 @@ def build_system(topology: Topology, parameters: MMParameters) -> openmm.System:
     """Build the ligand in vacuum: flexible bonds, no cutoff, one force and one force group per term.
 
     Groups: 0 bonds, 1 angles, 2 propers, 3 impropers, 4 nonbonded (van der Waals and Coulomb together, 1-4
-    pairs as exceptions). Torsions with a zero force constant are left out.
+    pairs as exceptions), 5 what class II adds, where there is any. Torsions with a zero force constant are
+    left out.
     """
     system = openmm.System()
     table = Chem.GetPeriodicTable()
@@ -34,6 +36,8 @@ def build_system(topology: Topology, parameters: MMParameters) -> openmm.System:
     impropers = topology.improper_dihedrals
     system.addForce(_torsion_force(impropers, parameters.improper_k, "impropers", IMPROPER_GROUP))
     system.addForce(_nonbonded_force(topology, parameters))
+    for force in build_cross_forces(topology, parameters, CROSS_GROUP):
+        system.addForce(force)
     return system
 
 

@@ -1,13 +1,22 @@
 """JSON: every parameter with its unit, for programs that read none of the other formats."""
 
 import json
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from pipeline.export.naming import build_atom_names
 from pipeline.export.openmm_system import COULOMB_14_SCALE, VDW_14_SCALE
-from pipeline.schema import CONVENTIONS_VERSION, Confidence, FloatArray, Ligand, MMParameters, Parametrized
+from pipeline.schema import (
+    CONVENTIONS_VERSION,
+    Confidence,
+    CrossTerms,
+    FloatArray,
+    Ligand,
+    MMParameters,
+    Parametrized,
+)
 from pipeline.topology import build_topology
 
 _UNITS = {
@@ -26,6 +35,12 @@ _ENERGY = {
     "vdw": f"12-6 Lennard-Jones, Lorentz-Berthelot, 1-2 and 1-3 excluded, 1-4 scaled by {VDW_14_SCALE}",
     "coulomb": f"1-2 and 1-3 excluded, 1-4 scaled by {COULOMB_14_SCALE}",
 }
+_CROSS = (
+    "rows of bonds, angles, propers as listed, r and theta less what they are at rest: bond_k3 r^3 + bond_k4 "
+    "r^4; angle_k3, angle_k4 alike; bond_bond r1 r2; bond_angle[e] theta r_e; bond_torsion[n-1] r_jk cos(n "
+    "phi); angle_torsion[e][n-1] theta_e cos(n phi); angle_angle_torsion theta_1 theta_2 cos(phi); units: "
+    "kcal/mol over angstrom and radian"
+)
 
 
 def write_parameters_json(parametrized: Parametrized) -> str:
@@ -55,6 +70,11 @@ def write_parameters_json(parametrized: Parametrized) -> str:
         "pairs_14": topology.pairs_14.tolist(),
         "confidence": _confidence(parameters.confidence),
     }
+    if parameters.cross is not None:
+        document["energy"] = _ENERGY | {"cross": _CROSS}
+        document["cross"] = {
+            field.name: getattr(parameters.cross, field.name).tolist() for field in fields(parameters.cross)
+        }
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -108,6 +128,7 @@ def read_parameters_json(text: str) -> MMParameters:
         charge=column("atoms", "charge"),
         sigma=column("atoms", "sigma"),
         epsilon=column("atoms", "epsilon"),
+        cross=CrossTerms(**document["cross"]) if "cross" in document else None,
     )
 
 

@@ -1,0 +1,134 @@
+"""Class II terms in the delivered files: equal to the formula where a format holds them, else said."""
+
+import json
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from pipeline.deliver import CHECK_FILE, deliver
+from pipeline.energies import compute_forces, compute_report
+from pipeline.errors import ExportError, ParametersError, SettingsError, VerificationError
+from pipeline.export.library_offxml import write_library_offxml
+from pipeline.export.openmm_system import build_system
+from pipeline.export.parameters_json import read_parametrized_json, write_parameters_json
+from pipeline.schema import CrossTerms, Parametrized
+from pipeline.settings import build_settings
+from pipeline.topology import coupled_rows
+from pipeline.verify import build_reference, check_parameters, check_system
+
+FORMATS = ("offxml", "amber", "openmm", "gromacs", "lammps")
+
+
+@pytest.fixture(params=["CC(=O)NC", "CC#N", "O"])
+def class2(request, build_ligand, parametrize_ligand) -> Parametrized:
+    """A ligand with random couplings of a size that shows in every term."""
+    parametrized = parametrize_ligand(build_ligand(request.param))
+    n_bonds, n_angles, n_propers = (
+        len(rows)
+        for rows in (parametrized.topology.bonds, parametrized.topology.angles, parametrized.topology.propers)
+    )
+    shapes = {
+        "bond_k3": (n_bonds,),
+        "bond_k4": (n_bonds,),
+        "angle_k3": (n_angles,),
+        "angle_k4": (n_angles,),
+        "bond_bond": (n_angles,),
+        "bond_angle": (n_angles, 2),
+        "bond_torsion": (n_propers, 3),
+        "angle_torsion": (n_propers, 2, 3),
+        "angle_angle_torsion": (n_propers,),
+    }
+    generator = np.random.default_rng(7)
+    cross = CrossTerms(**{name: 20.0 * generator.normal(size=shape) for name, shape in shapes.items()})
+    return replace(parametrized, parameters=replace(parametrized.parameters, cross=cross))
+
+
+def _angle(u: np.ndarray, v: np.ndarray) -> float:
+    return float(np.arccos(u @ v / np.linalg.norm(u) / np.linalg.norm(v)))
+
+
+def _slow_cross(one: Parametrized, x: np.ndarray) -> float:
+    """The formula of CrossTerms, row by row."""
+    topology, p, cross = one.topology, one.parameters, one.parameters.cross
+    rows = coupled_rows(topology)
+    stretch = [np.linalg.norm(x[i] - x[j]) - p.bond_length[n] for n, (i, j) in enumerate(topology.bonds)]
+    bend = [
+        _angle(x[i] - x[j], x[k] - x[j]) - p.angle_theta[n] for n, (i, j, k) in enumerate(topology.angles)
+    ]
+    energy = sum(cross.bond_k3[n] * d**3 + cross.bond_k4[n] * d**4 for n, d in enumerate(stretch))
+    energy += sum(cross.angle_k3[n] * d**3 + cross.angle_k4[n] * d**4 for n, d in enumerate(bend))
+    for n, (first, second) in enumerate(rows.angle_bonds):
+        d1, d2 = stretch[first], stretch[second]
+        energy += cross.bond_bond[n] * d1 * d2 + bend[n] * (cross.bond_angle[n] @ [d1, d2])
+    for n, (i, j, k, m) in enumerate(topology.propers):
+        phi = _angle(np.cross(x[j] - x[i], x[k] - x[j]), np.cross(x[k] - x[j], x[m] - x[k]))
+        series = np.cos(phi * np.arange(1, 4))
+        t1, t2 = (bend[row] for row in rows.proper_angles[n])
+        energy += stretch[rows.proper_bond[n]] * (cross.bond_torsion[n] @ series)
+        energy += (cross.angle_torsion[n] @ series) @ [t1, t2]
+        energy += cross.angle_angle_torsion[n] * t1 * t2 * series[0]
+    return float(energy)
+
+
+def test_the_system_has_the_formulas_energy_and_its_forces(class2):
+    """OpenMM against loops, 1e-8 relative; forces against central differences of the whole energy."""
+    x = build_reference(class2).geometries[2]
+    system = build_system(class2.topology, class2.parameters)
+    assert compute_report(system, x).cross == pytest.approx(_slow_cross(class2, x), rel=1e-8)
+    step = np.zeros_like(x)
+    step[0, 1] = 1e-4
+    slope = (compute_report(system, x + step).total - compute_report(system, x - step).total) / 2e-4
+    assert -slope == pytest.approx(compute_forces(system, x)[0, 1], rel=1e-4, abs=1e-2)
+
+
+def test_what_can_hold_it_is_delivered_and_the_rest_says_why(class2, tmp_path):
+    """SDF, System XML and JSON are written and proved; check.json names the others with the reason."""
+    names = deliver(class2, tmp_path / "x", FORMATS)
+    assert set(names) == {"ligand.sdf", "openmm_system.xml", "parameters.json", CHECK_FILE}
+    check = json.loads((tmp_path / "x" / CHECK_FILE).read_text())
+    assert {"ligand.offxml", "ligand.prmtop", "ligand.top", "ligand.in"} <= check["left_out"].keys()
+    assert all("class II" in reason for reason in check["left_out"].values())
+    assert check["reference"][1]["cross"] != 0.0
+    assert check["largest_difference"]["cross"] < 1e-9
+
+
+def test_a_system_without_a_coupling_is_refused(class2):
+    """The class I part alone, or one constant a per mille off, is another force field."""
+    reference = build_reference(class2)
+    cross = class2.parameters.cross
+    for other in (None, replace(cross, bond_k3=1.001 * cross.bond_k3)):
+        wrong = build_system(class2.topology, replace(class2.parameters, cross=other))
+        with pytest.raises(VerificationError, match="cross energy"):
+            check_system(reference, wrong, file="file", reader="reader")
+
+
+def test_json_gives_the_couplings_back(class2):
+    """Every bit of every row."""
+    again = read_parametrized_json(write_parameters_json(class2)).parameters.cross
+    for field in fields(CrossTerms):
+        assert np.array_equal(getattr(again, field.name), getattr(class2.parameters.cross, field.name))
+
+
+def test_a_library_of_class_two_has_no_offxml(class2):
+    """SMIRNOFF has no couplings: a sentence, not a file without them."""
+    with pytest.raises(ExportError, match="class II"):
+        write_library_offxml([class2])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])
+def test_impossible_couplings_are_refused(value, class2):
+    """Hazard 26 for what class II adds: the term and its atoms are named."""
+    bad = class2.parameters.cross.angle_k4.copy()
+    bad[-1] = value
+    parameters = replace(class2.parameters, cross=replace(class2.parameters.cross, angle_k4=bad))
+    with pytest.raises(ParametersError, match="angle_k4"):
+        check_parameters(class2.topology, parameters, class2.ligand.total_charge)
+
+
+def test_formats_asked_for_by_name_that_cannot_hold_it_are_a_settings_error():
+    """Amber by name with class2 is refused at once; the default list, and OpenMM, are not."""
+    with pytest.raises(SettingsError, match="amber cannot hold"):
+        build_settings({"form": "class2", "export": {"formats": ["openmm", "amber"]}})
+    assert build_settings({"form": "class2"}).export.formats == build_settings({}).export.formats
+    assert build_settings({"form": "class2", "export": {"formats": ["openmm"]}}).form == "class2"
