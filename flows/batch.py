@@ -49,6 +49,7 @@ from pipeline.parametrize import StraightLine
 from pipeline.qm.batch import open_qm
 from pipeline.qm.levels import spec_by_name
 from pipeline.qm.methods import is_installed
+from pipeline.qm.relax import relax_by
 from pipeline.refine import Bench, molecules, refine
 from pipeline.schema import CONVENTIONS_VERSION, QMSpec, Reference
 from pipeline.settings import Form, Settings
@@ -138,6 +139,7 @@ def line_of(request: Request) -> StraightLine:
         settings=request.settings,
         provenance=provenance_of(identity_of(request), level),
         isolate=run_in_child,
+        relax=relax_by(request.store / STORE_FILE, request.settings) if request.command == "refine" else None,
     )
 
 

@@ -98,6 +98,16 @@ def _relax(mol: Chem.Mol, ligand: Ligand) -> FloatArray:
     return np.array([energy if flag >= 0 else np.inf for flag, energy in results])
 
 
+def prune_conformers(ligand: Ligand, conformers: Conformers, prune_rms: float) -> Conformers:
+    """Keep each conformer, in their order, that is farther than `prune_rms` angstrom from all kept before."""
+    mol = to_rdkit(ligand)
+    for coords in conformers.coords:
+        conformer = Chem.Conformer(mol.GetNumAtoms())
+        conformer.SetPositions(np.array(coords))
+        mol.AddConformer(conformer, assignId=True)
+    return Conformers(coords=conformers.coords[_prune(mol, list(range(conformers.n_confs)), prune_rms)])
+
+
 def _prune(mol: Chem.Mol, idxs: list[int], prune_rms: float) -> list[int]:
     """Keep each conformer, in the order given, that is farther than `prune_rms` from all kept before."""
     skeleton, ids = _skeleton(mol)

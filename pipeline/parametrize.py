@@ -9,6 +9,7 @@ to the last bit; files are written in the atom order of the record.
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -22,6 +23,7 @@ from pipeline.ledger_values import Prepared
 from pipeline.library import Record
 from pipeline.ligand import canonical_ligand, canonical_order, ligand_key, standardise
 from pipeline.outcome import Failure, failure_from_exception
+from pipeline.sampling import sample_copies
 from pipeline.schema import Conformers, FloatArray, Ligand, MMParameters, Parametrized, Topology
 from pipeline.settings import LigandRules, Settings
 from pipeline.topology import build_topology, restore_order
@@ -84,6 +86,8 @@ class StraightLine:
     provenance: tuple[tuple[str, str], ...]
     """stamped on every file"""
     isolate: Isolate
+    relax: Callable[[Ligand, str, Conformers], Conformers] | None = None
+    """optimises conformers of a ligand (and its key) before they are copied; None: they stay as embedded"""
     _lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
     def prepare(self, record: Record) -> Prepared:
@@ -129,11 +133,22 @@ class StraightLine:
         qm, seed = self.settings.qm, _seed(prepared.ligand_key)
         found = generate_conformers(prepared.canonical, self.settings.conformers, seed=seed)
         conformers = Conformers(coords=found.coords[: qm.n_points])
+        if self.relax is not None:
+            conformers = self.relax(prepared.canonical, prepared.ligand_key, conformers)
         n_copies = qm.n_points - conformers.n_confs
         if n_copies == 0:
             return conformers.coords
-        copies = displaced_copies(conformers, n_copies, sigma=qm.displacement, seed=seed)
+        copies = self._copies(prepared, conformers, n_copies)
         return np.concatenate([conformers.coords, copies.coords])
+
+    def _copies(self, prepared: Prepared, conformers: Conformers, n_copies: int) -> Conformers:
+        """Displaced copies of conformers, in the way that the settings say."""
+        qm, seed = self.settings.qm, _seed(prepared.ligand_key)
+        if qm.sampling == "cartesian":
+            return displaced_copies(conformers, n_copies, sigma=qm.displacement, seed=seed)
+        force_field = (build_topology(prepared.canonical), self.predict(prepared))
+        work = partial(sample_copies, way=qm.sampling, seed=seed)
+        return self.isolate(work, force_field, conformers, n_copies, limits=self._limits())
 
     def make_starts(self, ligand: Ligand) -> FloatArray:
         """The lowest conformers, from which a torsion drive begins: (n_starts, n_atoms, 3) angstrom."""

@@ -67,8 +67,10 @@ class QMSettings(_Settings):
     """degree between the points of a drive; a divisor of 360"""
     n_points: int = Field(default=5, ge=3, le=500)
     """geometries per ligand: conformers first, then displaced copies of them"""
+    sampling: Literal["cartesian", "normal-modes", "dynamics"] = "cartesian"
+    """how the copies are displaced: every coordinate alike, or as the shipped force field moves at 500 K"""
     displacement: float = Field(default=0.04, gt=0, le=0.2)
-    """angstrom, standard deviation of the displaced copies"""
+    """angstrom, standard deviation of each coordinate of `cartesian` copies"""
     seconds_per_job: float = Field(default=3600.0, gt=0)
     memory_mb: int = Field(default=4096, ge=256)
     budget_seconds: float | None = Field(default=None, gt=0)

@@ -1,0 +1,89 @@
+"""The cheap half of a plan of two levels: conformers optimised by QM before the dear single points."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.conformers import prune_conformers
+from pipeline.errors import QMError
+from pipeline.outcome import Failure
+from pipeline.qm.batch import run_tasks
+from pipeline.qm.levels import spec_by_name
+from pipeline.schema import Conformers, Ligand, QMRecord, QMSpec, QMTask
+from pipeline.settings import Settings
+from pipeline.store import QMStore
+from pipeline.topology import build_topology
+
+Ending = QMRecord | Failure
+Compute = Callable[[Sequence[QMTask]], Mapping[str, Ending]]
+Relax = Callable[[Ligand, str, Conformers], Conformers]
+"""ligand, its key and its conformers -> optimised ones, lowest first"""
+
+
+def relax_conformers(
+    ligand: Ligand,
+    ligand_key: str,
+    conformers: Conformers,
+    *,
+    spec: QMSpec,
+    compute: Compute,
+    prune_rms: float,
+) -> Conformers:
+    """Optimise conformers; those that failed, reacted or became another's copy are left out, lowest first.
+
+    Raises QMError of the last failure's kind when none is left.
+    """
+    numbers = build_topology(ligand).atomic_numbers
+    tasks = [
+        QMTask(
+            ligand_key=ligand_key,
+            atomic_numbers=numbers,
+            coords=coords,
+            total_charge=ligand.total_charge,
+            spec=dataclasses.replace(spec, driver="optimise"),
+        )
+        for coords in conformers.coords
+    ]
+    endings = compute(tasks)
+    records = [endings[task.key] for task in tasks]
+    good = [record for record in records if isinstance(record, QMRecord) and not record.flags]
+    if not good:
+        raise _why_none(ligand, records)
+    good.sort(key=lambda record: record.energy)
+    relaxed = Conformers(coords=np.array([record.coords for record in good]))
+    return prune_conformers(ligand, relaxed, prune_rms)
+
+
+def _why_none(ligand: Ligand, records: Sequence[Ending]) -> QMError:
+    last = records[-1]
+    if isinstance(last, Failure):
+        return QMError(f"{ligand.name}: {last.message}", kind=last.kind, retryable=last.retryable)
+    changes = dict(last.provenance).get("changed_bonds", ", ".join(last.flags))
+    return QMError(f"{ligand.name}: every optimised conformer reacted: {changes}", kind="connectivity")
+
+
+def relax_by(store: Path, settings: Settings) -> Relax | None:
+    """The optimiser that the settings ask for, over a store; None when they ask for none.
+
+    It may be called from several threads: each call opens the store for itself.
+    """
+    name = settings.qm.optimise_spec
+    if name is None:
+        return None
+    spec = spec_by_name(name)
+    unbounded = settings.qm.model_copy(update={"budget_seconds": None})
+
+    def relax(ligand: Ligand, ligand_key: str, conformers: Conformers) -> Conformers:
+        with QMStore(store) as opened:
+            return relax_conformers(
+                ligand,
+                ligand_key,
+                conformers,
+                spec=spec,
+                compute=lambda tasks: run_tasks(tasks, opened, unbounded, jobs=1, on_result=lambda *_: None),
+                prune_rms=settings.conformers.prune_rms,
+            )
+
+    return relax
