@@ -35,9 +35,9 @@ _LAWS = {
     ("pyscf", "hf"): _Law(start=0.8, scale=2.0, power=2.5, gradient_share=0.45),
     ("psi4", "b3lyp"): _Law(start=3.5, scale=11.0, power=1.7, gradient_share=0.35),
     ("psi4", "hf"): _Law(start=3.0, scale=4.0, power=2.5, gradient_share=0.45),
-    # one molecule of 9 atoms each; the power is that of B3LYP
-    ("pyscf", "wb97x"): _Law(start=0.9, scale=17.0, power=2.2, gradient_share=0.40),
-    ("pyscf", "b97-3c"): _Law(start=0.9, scale=6.0, power=2.2, gradient_share=0.40),
+    # fitted to ethanol alone; the power is that of B3LYP
+    ("pyscf", "wb97x"): _Law(start=0.9, scale=6.0, power=2.2, gradient_share=0.40),
+    ("pyscf", "b97-3c"): _Law(start=0.9, scale=10.5, power=2.2, gradient_share=0.40),
     ("tblite", "gfn2-xtb"): _Law(start=0.06, scale=0.03, power=2.5, gradient_share=0.3),
     ("tblite", "gfn1-xtb"): _Law(start=0.06, scale=0.03, power=2.5, gradient_share=0.3),
     ("mopac", "am1"): _Law(start=0.15, scale=0.02, power=2.0, gradient_share=0.3),
