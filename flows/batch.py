@@ -58,13 +58,15 @@ _PROGRAMS = ("parmflow", "rdkit", "torch", "numpy", "openmm")
 """Programs whose versions decide the numbers; the QM programs' are in the provenance of each result."""
 
 STORE_FILE = "qm.sqlite"
+OUT_OF_BUDGET = "budget"
+"""kind of failure of a ligand whose QM was not begun for lack of budget"""
 FRAGMENT_FOLDER = "fragments"
 
 _NOT_DECISIVE: dict[str, bool | set[str]] = {
     "jobs": True,
     "model": True,
     "notify": True,
-    "qm": {"budget_seconds"},
+    "qm": {"budget_seconds", "over_budget"},
     "export": {"library_offxml_limit"},
 }
 """Settings that change how fast or far a run goes, not what comes out; the model's hash stands for it."""
@@ -186,6 +188,8 @@ def open_run(campaign: Campaign, request: Request, records: Iterator[Record]) ->
     """Take the library in, note the request and write run.json."""
     identity = identity_of(request)
     compare_identity(campaign, identity)
+    if request.settings.qm.over_budget == "stop":
+        campaign.ledger.forget_failures(kinds=[OUT_OF_BUDGET])
     take_in(campaign, records)
     campaign.ledger.remember("request", request.model_dump_json())
     facts = {
@@ -309,7 +313,7 @@ def open_bench(request: Request) -> Iterator[Bench]:
             make_geometries=line.make_geometries,
             fine_tune=tune,
             n_steps=settings.fine_tune.steps,
-            budget_seconds=settings.qm.budget_seconds,
+            budget_seconds=settings.qm.budget_seconds if settings.qm.over_budget == "refuse" else None,
             drives=drives_of(settings, line),
         )
 

@@ -6,6 +6,8 @@ that no molecule travels through Prefect; a task tried again does only what its 
 
 import contextlib
 import math
+import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, cast
@@ -14,6 +16,7 @@ from uuid import UUID
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Failed
 
@@ -37,6 +40,7 @@ from pipeline.refine import (
     write_fits,
 )
 
+FLOW_NAME = "parmflow"
 CHEAP_SHARD = 200
 """ligands in a task of a stage that takes a second per ligand"""
 QM_SHARD = 4
@@ -203,7 +207,14 @@ class _Progress:
             update_progress_artifact(self._artifact, progress=begin + (end - begin) * n_done / len(pieces))
 
 
-@flow(name="parmflow", persist_result=False, result_serializer="json")
+def _run_name() -> str:
+    """In the UI a run is named after what it does to which library."""
+    request = flow_run.parameters["request"]
+    request = request if isinstance(request, Request) else Request.model_validate(request)
+    return f"{request.command} {' '.join(path.name for path in request.libraries)}"
+
+
+@flow(name=FLOW_NAME, flow_run_name=_run_name, persist_result=False, result_serializer="json")
 def campaign_flow(request: Request) -> dict[str, int]:
     """Run a request, or go on with it where it stopped; gives the counts of outcomes.
 
@@ -211,12 +222,15 @@ def campaign_flow(request: Request) -> dict[str, int]:
     """
     records_of(request.libraries)  # a library that cannot be read is said before the folder is made
     progress = _Progress()
+    was_there = request.out.exists()
     with open_campaign(request, FlowLog()), locked(request.out):
         undone = take_library_in(request)
         if request.command == "assign":
             progress.over((0, 99), shards(undone, CHEAP_SHARD), lambda some: assign_shard(request, some))
         elif undone and (refusal := _refine_in_shards(request, undone, progress)):
             # A state is what Prefect hands on without a traceback; its data is raised in the caller.
+            if not was_there:
+                shutil.rmtree(request.out, ignore_errors=True)
             return cast(dict[str, int], Failed(message=refusal, data=SettingsError(refusal)))
         counts = finish(request)
     progress.over((99, 100), [counts], lambda _: None)
@@ -233,12 +247,26 @@ def _refine_in_shards(request: Request, undone: list[int], progress: _Progress) 
         return refusal
     keys = list_molecules(request)
     size = max(QM_SHARD, math.ceil(len(keys) / MAX_QM_TASKS))
-    progress.over((10, 80), shards(keys, size), lambda some: qm_shard(request, some))
+    begin = time.monotonic()
+    progress.over(
+        (10, 80),
+        shards(keys, size),
+        lambda some: qm_shard(_with_budget_left(request, time.monotonic() - begin), some),
+    )
     if request.settings.qm.torsion_drives:
         drive_all(request)
     undelivered = tune_all(request)
     progress.over((80, 99), shards(undelivered, CHEAP_SHARD), lambda some: deliver_shard(request, some))
     return ""
+
+
+def _with_budget_left(request: Request, spent: float) -> Request:
+    """The budget is for all shards together."""
+    qm = request.settings.qm
+    if qm.budget_seconds is None:
+        return request
+    left = qm.model_copy(update={"budget_seconds": max(qm.budget_seconds - spent, 1e-3)})
+    return request.model_copy(update={"settings": request.settings.model_copy(update={"qm": left})})
 
 
 def server_note() -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows import batch, doctor, qm_only, store_commands
+from flows import batch, doctor, models_commands, qm_only, store_commands
 from flows.exit_codes import exit_codes
 from flows.progress import watch_on_stderr
 from flows.report import print_json, print_record, print_summary, summary
@@ -24,6 +24,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(store_commands.app, name="store")
+app.add_typer(models_commands.app, name="models")
+
+
+@app.callback()
+def begin() -> None:
+    """Ligand libraries in; proven OpenFF, Amber, GROMACS, LAMMPS and OpenMM files out."""
+    os.umask(os.umask(0o077) | 0o002)  # nothing that we make is for everybody to write
+
 
 _LIBRARY_HELP = "Library files: .smi, .sdf, .csv, each also as .gz."
 _SPEC_HELP = "QM level: openff-default (B3LYP-D3BJ/DZVP), fast (GFN2-xTB), quality or composite."
@@ -286,32 +294,35 @@ def retry(run: Run, classes: Classes = None, as_json: Json = False) -> None:
 
 @app.command()
 def serve(
-    inbox: Annotated[Path, typer.Argument(metavar="INBOX", help="Folder that takes library files.")],
+    inbox: Annotated[
+        Path | None, typer.Argument(metavar="INBOX", help="Folder that takes library files.")
+    ] = None,
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="A folder per library file is made here.")
-    ],
+        Path | None, typer.Option("--out", metavar="DIR", help="A folder per library file is made here.")
+    ] = None,
     cron: Annotated[
         str, typer.Option("--cron", metavar="SPEC", help="When to look, in UTC.")
     ] = "*/10 * * * *",
-    with_qm: Annotated[bool, typer.Option("--refine", help="Refine instead of assign.")] = False,
     store: Store = None,
     config: Config = None,
 ) -> None:
-    """Look into a folder on a schedule and run every library file there, as a Prefect deployment."""
-    with exit_codes():
-        if not inbox.is_dir():
-            raise UsageError(f"{inbox}: no such folder")
-        template = Request(
-            command="refine" if with_qm else "assign",
-            libraries=(),
-            out=out.absolute(),
-            store=(store or default_store()).absolute(),
-            settings=settings_from(config, {}),
-        )
-        _quiet_prefect()
-        from flows.inbox import serve_inbox  # a second of import that only Prefect's commands pay
+    """Run every library file that comes into a folder, on a schedule, as Prefect deployments.
 
-        serve_inbox(inbox.absolute(), template, cron)
+    With INBOX and --out, or with the table [service] of --config, which also has nightly refinement with a QM
+    budget, retraining and the store's verification.
+    """
+    with exit_codes():
+        _quiet_prefect()
+        from flows.service import build_service, read_service  # a second that only Prefect's commands pay
+        from flows.service_flow import serve_service
+
+        if inbox is None and config is not None:
+            serve_service(read_service(config), config.absolute())
+        elif inbox is not None and out is not None:
+            values = {"inbox": inbox, "out": out, "cron": cron, "store": store}
+            serve_service(build_service(values, settings_from(config, {}), Path.cwd()), None)
+        else:
+            raise UsageError("give INBOX and --out, or --config with a table [service]")
 
 
 @app.command(name="doctor")

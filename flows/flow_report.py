@@ -48,4 +48,4 @@ def report_page(request: Request, counts: dict[str, int], failures: Sequence[Fai
 def code(text: str) -> str:
     """A text in code style, with nothing in it that Markdown or HTML would read."""
     plain = "".join(char if char.isprintable() else " " for char in text)
-    return f"`{html.escape(plain.replace('`', chr(39)))}`"
+    return f"`{html.escape(plain.replace('`', chr(39)), quote=False)}`"

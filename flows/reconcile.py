@@ -5,6 +5,7 @@ of its output folder while it works, and the system drops that lock however the 
 run whose lock is free is dead, and is marked as crashed. The work itself goes on from its ledger.
 """
 
+import contextlib
 import datetime
 import fcntl
 from collections.abc import Iterable
@@ -21,7 +22,9 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Crashed
 
+from flows.service import lock_path, read_service
 from pipeline.campaign import STATE_FOLDER
+from pipeline.errors import SettingsError
 
 YOUNG_SECONDS = 120.0
 """A run may need so long from its start until it has its lock."""
@@ -42,9 +45,14 @@ def is_free(lock: Path) -> bool:
 
 def lock_of(run: FlowRun) -> Path | None:
     """The lock that a flow run of ours holds while it works; None for what has none."""
-    request = run.parameters.get("request")
+    request, service, job = (run.parameters.get(name) for name in ("request", "service", "job"))
     if isinstance(request, dict) and isinstance(request.get("out"), str):
         return Path(request["out"]) / STATE_FOLDER / "lock"
+    if isinstance(service, str):
+        with contextlib.suppress(SettingsError):
+            return lock_path(read_service(Path(service)), str(job))
+    if isinstance(service, dict) and isinstance(service.get("out"), str):
+        return Path(service["out"]) / STATE_FOLDER / f"{job}.lock"
     return None
 
 

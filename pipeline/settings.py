@@ -74,6 +74,8 @@ class QMSettings(_Settings):
     seconds_per_job: float = Field(default=3600.0, gt=0)
     memory_mb: int = Field(default=4096, ge=256)
     budget_seconds: float | None = Field(default=None, gt=0)
+    over_budget: Literal["refuse", "stop"] = "refuse"
+    """refuse: begin no QM that is estimated to cost more; stop: begin, and go on another time"""
 
     @field_validator("drive_spacing")
     @classmethod

@@ -3,13 +3,17 @@
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Running
 from prefect.testing.utilities import prefect_test_harness
 
 from flows import batch
-from flows.campaign_flow import campaign_flow, server_note, shards
-from flows.inbox import inbox_flow, requests_in
+from flows.batch import locked
+from flows.campaign_flow import FLOW_NAME, campaign_flow, server_note, shards
 from flows.progress import Lines
+from flows.reconcile import reconcile
 from flows.request import Request, settings_from
+from flows.service import build_service
+from flows.service_flow import service_flow
 from pipeline.errors import SettingsError
 
 
@@ -67,26 +71,47 @@ def test_the_flow_shows_progress_and_outcomes_and_carries_no_molecule(request_fo
     assert not any("C=O" in run.model_dump_json() for run in runs)
 
 
-def test_an_inbox_runs_every_file_and_a_bad_one_stops_none(tmp_path, model_folder, fast):
-    """A library, a note and a hidden file: the library is run, the note is a problem, the rest is left."""
+def test_an_inbox_takes_every_file_once_and_a_bad_one_stops_none(tmp_path, model_folder, fast):
+    """A library, a note and a hidden file: the library is run, the note is a problem, the rest is left.
+
+    The next look takes nothing but a new content: neither the same file again nor its copy.
+    """
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     (inbox / "b.smi").write_text("CO methanol\n")
     (inbox / "a-note.txt").write_text("please run b.smi")
     (inbox / ".b.smi.part").write_text("C")
-    template = Request(
-        command="assign",
-        libraries=(),
-        out=tmp_path / "out",
-        store=tmp_path / "store",
-        settings=settings_from(fast, {"model": str(model_folder)}),
-    )
-    assert [request.libraries[0].name for request in requests_in(inbox, template)] == ["a-note.txt", "b.smi"]
-    endings = inbox_flow(inbox, template)
+    settings = settings_from(fast, {"model": str(model_folder), "export.formats": ("openmm",)})
+    values = {"inbox": "inbox", "out": "out", "quiet_seconds": 0.0}
+    service = build_service(values, settings, tmp_path)
+    endings = service_flow(service, "inbox")
     assert endings["b.smi"] == {"n_records": 1, "n_ok": 1, "n_failed": 0}
     assert "unknown form" in endings["a-note.txt"]["problem"]
-    (folder,) = (tmp_path / "out").iterdir()
-    assert folder.name.startswith("b-smi-")
+    (folder,) = (tmp_path / "out").glob("b-smi-*")
+    (inbox / "copy.smi").write_text("CO methanol\n")
+    (inbox / "b.smi").write_text("CCO ethanol\n")
+    again = service_flow(service, "inbox")
+    assert set(again) == {"a-note.txt", "b.smi"}
+    assert len(list((tmp_path / "out").glob("*smi-*"))) == 2
+    assert folder.is_dir()
+
+
+def test_an_orphan_is_marked_as_crashed_and_a_live_run_is_left(request_for, monkeypatch):
+    """Two RUNNING flow runs, one of whose folders is locked: only the other is told to have crashed."""
+    monkeypatch.setattr("flows.reconcile.YOUNG_SECONDS", 0.0)
+    dead, alive = request_for("assign", "dead"), request_for("assign", "alive")
+    (alive.out / ".parmflow").mkdir(parents=True)
+    with get_client(sync_client=True) as client:
+        runs = {
+            name: client.create_flow_run(
+                campaign_flow, parameters={"request": request.model_dump(mode="json")}, state=Running()
+            )
+            for name, request in (("dead", dead), ("alive", alive))
+        }
+        with locked(alive.out):
+            assert reconcile([FLOW_NAME]) == [runs["dead"].name]
+        states = {name: client.read_flow_run(run.id).state.type.value for name, run in runs.items()}
+    assert states == {"dead": "CRASHED", "alive": "RUNNING"}
 
 
 def test_a_budget_that_is_too_small_is_a_sentence_without_traceback(request_for, capfd, caplog):
@@ -99,6 +124,7 @@ def test_a_budget_that_is_too_small_is_a_sentence_without_traceback(request_for,
     with pytest.raises(SettingsError) as in_prefect:
         campaign_flow(request)
     assert str(in_prefect.value) == str(plain.value)
+    assert not request.out.exists()
     captured = capfd.readouterr()
     assert "Traceback" not in captured.err + captured.out + caplog.text
     assert [record for record in caplog.records if record.exc_info] == []

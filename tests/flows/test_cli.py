@@ -302,6 +302,7 @@ def test_a_budget_below_the_estimate_begins_no_qm(tmp_path, library, model_folde
     )
     assert result.exit_code == 2, result.output
     assert "more than the budget" in result.stderr
+    assert not (tmp_path / "out").exists()
     with sqlite3.connect(tmp_path / "store" / "qm.sqlite") as database:
         assert database.execute("SELECT COUNT(*) FROM results").fetchone() == (0,)
 
@@ -339,8 +340,12 @@ def test_a_ligand_out_of_time_can_be_retried(tmp_path, model_folder):
     parmflow("assign", library, "--out", out, "--model", model_folder, "--config", config)
     row, _ = rows_of(out)
     assert (row["status"], row["stage"], row["kind"]) == ("failed", "conformers", "time")
+    shown = parmflow("show", out, "--ligand", "methanol").stdout
+    assert "status:   failed" in shown
+    assert "conformers" in shown
+    assert parmflow("show", out, "--ligand", "nobody").exit_code == 2
     again = parmflow("retry", out)
     assert again.exit_code == 3, again.output
-    assert "1 failed records can be retried" in again.stderr
+    assert "1 failed records are tried again" in again.stderr
     assert "assign: 1 to do" in again.stderr
     assert [row["kind"] for row in rows_of(out)] == ["time", "unreadable"]

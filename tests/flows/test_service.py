@@ -1,0 +1,177 @@
+"""The service: its settings, what it takes from the inbox, and which model it uses."""
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rdkit import Chem
+from rdkit.Chem import AllChem
+from typer.testing import CliRunner
+
+from flows import registry
+from flows.cli import app
+from flows.retraining import judge
+from flows.service import build_service, folder_of, library_files, read_service, request_for
+from models.dataset import read_qm_examples
+from models.predict import load_predictor
+from models.scoring import class1_method
+from models.weights import load_model_folder, save_model
+from pipeline.errors import SettingsError
+from pipeline.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def service(tmp_path):
+    (tmp_path / "inbox").mkdir()
+    values = {"inbox": "inbox", "out": "out", "quiet_seconds": 5.0, "refine": {"budget": "2h"}}
+    return build_service(values, Settings(), tmp_path)
+
+
+@pytest.fixture
+def models(tmp_path, model_folder):
+    """A registry with two networks, of which nobody trained either; their names."""
+    folder = tmp_path / "registry"
+    folder.mkdir()
+    other = load_model_folder(model_folder)
+    with torch.no_grad():
+        for weight in other.valence.parameters():
+            weight.mul_(1.05)
+    save_model(dataclasses.replace(other, version="1"), tmp_path / "other")
+    return folder, registry.add(folder, model_folder), registry.add(folder, tmp_path / "other")
+
+
+def test_the_documented_settings_file_is_valid():
+    """docs/parmflow.toml: its jobs with their schedules, paths relative to the file."""
+    service = read_service(ROOT / "docs" / "parmflow.toml")
+    assert service.crons() == {"inbox": "*/10 * * * *", "refine": "0 1 * * *", "verify": "0 6 * * 0"}
+    assert service.inbox == ROOT / "docs" / "inbox"
+    assert service.settings.notify.failed_fraction == 0.2
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"inbox": "a"}, "out"),
+        ({"inbox": "a", "out": "b", "inbx": "c"}, "inbx"),
+        ({"inbox": "a", "out": "b", "refine": {"budget": "soon"}}, "duration"),
+    ],
+)
+def test_a_slip_in_the_service_is_named(tmp_path, values, reason):
+    """A missing path, an unknown key, a budget that is none."""
+    with pytest.raises(SettingsError, match=reason):
+        build_service(values, Settings(), tmp_path)
+
+
+def test_a_file_is_known_by_its_content_and_left_while_it_is_written(service):
+    """The same bytes under two names have one folder; a file of this moment is not looked at yet."""
+    first, copy, fresh = (service.inbox / name for name in ("a.smi", "b.smi", "c.smi"))
+    for path in (first, copy, fresh):
+        path.write_text("C methane\n")
+    for path in (first, copy):
+        os.utime(path, (1e9, 1e9))
+    assert library_files(service) == [first, copy]
+    folder_of(service, first).mkdir(parents=True)
+    assert folder_of(service, copy) == folder_of(service, first)
+    first.write_text("CC ethane\n")
+    assert folder_of(service, first) != folder_of(service, copy)
+
+
+def test_the_nightly_refinement_has_its_budget_and_stops_there(service):
+    """Two hours, then the rest another night; in a folder beside the assigned one."""
+    library = service.inbox / "a.smi"
+    library.write_text("C methane\n")
+    assigned, refined = (request_for(service, library, refine=refine) for refine in (False, True))
+    assert (refined.settings.qm.budget_seconds, refined.settings.qm.over_budget) == (7200.0, "stop")
+    assert refined.out != assigned.out
+    assert assigned.settings.qm.budget_seconds is None
+
+
+def reference_table(path, predictor):
+    """Geometries of two molecules with the energies that this model gives: it is exact there."""
+    rows = []
+    for smiles in ("CCO", "CNC"):
+        mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+        AllChem.EmbedMolecule(mol, randomSeed=5)
+        shake = np.random.default_rng(4).normal(scale=0.05, size=(6, mol.GetNumAtoms(), 3))
+        for atom in mol.GetAtoms():
+            atom.SetAtomMapNum(atom.GetIdx() + 1)
+        rows.append(
+            {
+                "source": "made",
+                "kind": "minima",
+                "level": "made",
+                "key": smiles,
+                "mapped_smiles": Chem.MolToSmiles(mol),
+                "charge": 0,
+                "n_atoms": mol.GetNumAtoms(),
+                "n_confs": 6,
+                "coords": (mol.GetConformer().GetPositions() + shake).astype(np.float32).ravel(),
+                "energy": np.zeros(6),
+                "gradient": None,
+                "dihedral": None,
+                "grid": None,
+            }
+        )
+    pd.DataFrame(rows).to_parquet(path)
+    method = class1_method(predictor.predict)
+    for row, example in zip(rows, read_qm_examples(path)[0], strict=True):
+        row["energy"] = method(example).energy
+    pd.DataFrame(rows).to_parquet(path)
+
+
+def test_a_retrained_model_is_promoted_only_if_it_beats_the_one_in_use(tmp_path, models):
+    """References from the second model: it replaces the first; the first does not come back by itself."""
+    folder, first, second = models
+    table = tmp_path / "evaluation.parquet"
+    reference_table(table, load_predictor(str(folder / second)))
+    registry.promote(folder, first, why="to begin with")
+    said = []
+    better = judge(second, table, folder, said.append)
+    assert better.promoted
+    assert better.error < 1e-4 < better.error_in_use
+    assert registry.current(folder) == folder / second
+    worse = judge(first, table, folder, said.append)
+    assert not worse.promoted
+    assert registry.current(folder) == folder / second
+    assert "kept, not promoted" in said[-1]
+    assert registry.names(folder) == sorted([first, second])
+
+
+def test_a_promotion_is_rolled_back_by_one_command(tmp_path, models):
+    """Two promotions, rolled back one by one to the shipped default; then there is nothing to undo."""
+    folder, first, second = models
+
+    def run(*arguments):
+        return CliRunner().invoke(app, ["models", *arguments, "--registry", str(folder)])
+
+    for name in (first, second):
+        assert run("promote", name).exit_code == 0
+    listed = run("list").stdout
+    assert f"* {second}" in listed
+    assert f"  {first}" in listed
+    assert first in run("rollback").stdout
+    assert registry.current(folder) == folder / first
+    assert "shipped default" in run("rollback").stdout
+    assert registry.current(folder) is None
+    assert run("rollback").exit_code == 2
+    assert run("promote", "no-such-model").exit_code == 2
+
+
+def test_a_damaged_model_is_not_promoted(models):
+    """A byte changed in the kept weights: refused by its hash, the model in use stays."""
+    folder, first, _ = models
+    weights = folder / first / "valence.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(SettingsError):
+        registry.promote(folder, first, why="by hand")
+    assert registry.current(folder) is None
+    shutil.rmtree(folder / first)
