@@ -226,8 +226,11 @@ def close_run(campaign: Campaign, settings: Settings) -> dict[str, int]:
 def check(request: Request, watch: Watch) -> None:
     """Raise what `run` would raise before its first step: UsageError about files, settings, folders."""
     records_of(request.libraries)
+    was_there = request.out.exists()
     with open_doors(request, watch), locked(request.out):
         pass
+    if not was_there:
+        shutil.rmtree(request.out)
 
 
 def run(request: Request, watch: Watch) -> dict[str, int]:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
@@ -91,12 +92,14 @@ class Database:
                 raise
 
     def _make_engine(self, read_only: bool) -> sqlalchemy.Engine:
-        url = self.place.url
+        url = sqlalchemy.make_url("sqlite://" if self.place.is_sqlite else self.place.url)
         options: dict[str, Any] = {}
         if self.place.is_sqlite:
             options["timeout"] = BUSY_SECONDS
+            path = str(self.place)  # set as a part of its own: it may hold what means something in an address
+            url = url.set(database=path)
             if read_only:
-                url = url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true"
+                url = url.set(database=f"file:{quote(path)}", query={"uri": "true", "mode": "ro"})
         elif read_only:
             options["options"] = "-c default_transaction_read_only=on"
         return sqlalchemy.create_engine(

@@ -281,6 +281,18 @@ def test_a_ligand_is_found_by_its_name_or_id(ledger):
     assert ledger.find("x") == []
 
 
+@pytest.mark.parametrize("name", ["a b", "50%", "what?", "#1", "ü&x=1"])
+def test_a_folder_may_have_any_name(tmp_path, name):
+    """Characters that mean something in an address: written, and read back read-only, in that very folder."""
+    path = tmp_path / name / "ledger.sqlite"
+    path.parent.mkdir()
+    with contextlib.closing(Ledger.of_file(path)) as ledger:
+        ledger.remember("x", "y")
+    assert path.is_file()
+    with contextlib.closing(Ledger(Place.of_file(path), read_only=True)) as reader:
+        assert reader.recall("x") == "y"
+
+
 def test_a_ledger_that_is_read_only_can_be_read_and_not_written(place, clock, ledger):
     """What is there is seen; a write is refused by the database itself."""
     ledger.take_in([("a", make_record(1))])
