@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.child import Limits
 from pipeline.conformers import embed_conformers, prune_conformers
+from pipeline.energies import compute_report
 from pipeline.errors import QMError
 from pipeline.export.openmm_system import build_system
 from pipeline.outcome import failure_from_exception
@@ -24,7 +25,6 @@ from pipeline.sampling import (
 from pipeline.schema import Conformers, Ligand, Parametrized, QMRecord, QMTask
 from pipeline.settings import ConformerSettings
 from pipeline.units import BOLTZMANN
-from pipeline.verify import compute_report
 
 WATER = np.array([[0.0, 0.0, 0.117], [0.0, 0.757, -0.471], [0.0, -0.757, -0.471]])
 
