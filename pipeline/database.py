@@ -200,3 +200,8 @@ class Database:
                 message = f"{self.place}: the database does not answer ({cause}); repeat when it does"
                 raise StoreError(message, kind="lost", retryable=True) from error
             raise StoreError(f"{self.place}: {cause}") from error
+        except BaseException:
+            # Ctrl-C in mid-statement: SQLAlchemy dropped the connection; it opens another when asked.
+            if self._connection.invalidated:
+                self._connection.rollback()
+            raise
