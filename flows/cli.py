@@ -101,6 +101,9 @@ def assign(  # a command's options are its arguments
     config: Config = None,
     jobs: Jobs = None,
     ledger: LedgerAddress = "",
+    dask: Annotated[
+        str, typer.Option("--dask", metavar="ADDRESS", help="Run on the workers of a Dask scheduler.")
+    ] = "",
     in_prefect: InPrefect = False,
     as_json: Json = False,
 ) -> None:
@@ -120,6 +123,8 @@ def assign(  # a command's options are its arguments
             ledger=check_address(ledger) if ledger else "",
             settings=settings_from(config, options),
         )
+        if dask:
+            _run_on_dask(request, dask, as_json=as_json)
         _run(request, in_prefect=in_prefect, as_json=as_json)
 
 
@@ -169,6 +174,14 @@ def _export_options(formats: str | None, check: str | None, constraints: bool | 
         "export.check": check,
         "export.constraints": constraints,
     }
+
+
+def _run_on_dask(request: Request, address: str, *, as_json: bool) -> None:
+    from flows.dask_run import run_on_dask  # only who uses it needs Dask
+
+    with watch_on_stderr() as watch:
+        run_on_dask(request, address, watch)
+    raise typer.Exit(_show(request.out, as_json=as_json))
 
 
 def _run(request: Request, *, in_prefect: bool, as_json: bool) -> None:
