@@ -25,7 +25,8 @@ class Predictor:
     def __init__(self, model: Model, form: Form = "class1") -> None:
         self.model = model
         self.valence = model.valence_of(form)
-        self.name, self.version, self.sha256 = model.name, model.version, model.sha256
+        self.name = model.name if form == "class1" else f"{model.name} {form}"
+        self.version, self.sha256 = model.version, model.sha256
 
     def predict(self, ligand: Ligand, topology: Topology) -> MMParameters:
         """Return parameters row by row beside the topology.
