@@ -18,12 +18,14 @@ from torch import Tensor
 from models.energy import valence_energy_and_gradient
 from models.loss import with_zero_nonbonded
 from models.network import EnsembleReadouts
-from models.predict import Predictor, assemble, build_batch, split_valence
+from models.predict import Predictor, assemble, build_batch, split_valence, straighten
 from models.readouts import ValenceParameters
 from models.targets import nonbonded_of, without_pairs
 from models.terms import MMIndices, indices_from_topology
-from pipeline.schema import Confidence, FloatArray, MMParameters, Reference
+from pipeline.ligand import to_rdkit
+from pipeline.schema import FloatArray, Ligand, MMParameters, Reference, Topology
 from pipeline.settings import FineTuneSettings
+from pipeline.topology import linear_centres
 from pipeline.vdw import assign_vdw
 
 ENERGY_SCALE = 1.0
@@ -106,15 +108,16 @@ def fine_tune(
             before, after, targets, charges, ligands, strict=True
         )
     ]
-    sure = [parameters.confidence for parameters in predictor.predict_many(ligands)]
-    return [_with_confidence(fit, confidence) for fit, confidence in zip(fits, sure, strict=True)]
+    shipped_parameters = predictor.predict_many(ligands)
+    return [_finished(*rest) for rest in zip(fits, ligands, shipped_parameters, strict=True)]
 
 
-def _with_confidence(fit: LigandFit, confidence: Confidence | None) -> LigandFit:
-    """Shipped parameters keep the model's confidence; what fine-tuning learnt, its errors tell."""
-    if fit.kept != "shipped":
-        return fit
-    return dataclasses.replace(fit, parameters=dataclasses.replace(fit.parameters, confidence=confidence))
+def _finished(fit: LigandFit, ligand: tuple[Ligand, Topology], shipped: MMParameters) -> LigandFit:
+    """Shipped parameters as they are, with the model's confidence; tuned ones straight at linear centres."""
+    if fit.kept == "shipped":
+        return dataclasses.replace(fit, parameters=shipped)
+    centres = linear_centres(to_rdkit(ligand[0]))
+    return dataclasses.replace(fit, parameters=straighten(fit.parameters, ligand[1], centres))
 
 
 def _target(reference: Reference, charge: Tensor, settings: FineTuneSettings) -> _Target:

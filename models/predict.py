@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +15,10 @@ from models.readouts import CLASS1_NAMES, ValenceParameters
 from models.targets import without_pairs
 from models.terms import MMIndices, TorchCross, collate_indices, indices_from_topology
 from models.weights import Model, load_model
+from pipeline.ligand import to_rdkit
 from pipeline.schema import Confidence, FloatArray, Ligand, MMParameters, Topology
 from pipeline.settings import Form
+from pipeline.topology import linear_centres
 from pipeline.vdw import assign_vdw
 
 
@@ -46,12 +49,11 @@ class Predictor:
         charges = self.predict_charges(batch).split([topology.n_atoms for topology in topologies])
         means = split_valence(mean_parameters(members), topologies)
         confidences = self._confidences(graphs, [split_valence(one, topologies) for one in members])
-        return [
-            replace(assemble(part, charge, assign_vdw(ligand)), confidence=confidence)
-            for part, charge, (ligand, _), confidence in zip(
-                means, charges, ligands, confidences, strict=True
-            )
+        parameters = [
+            straighten(assemble(part, charge, assign_vdw(ligand)), topology, linear_centres(to_rdkit(ligand)))
+            for part, charge, (ligand, topology) in zip(means, charges, ligands, strict=True)
         ]
+        return [replace(one, confidence=sure) for one, sure in zip(parameters, confidences, strict=True)]
 
     def _confidences(
         self, graphs: Sequence[MolecularGraph], members: Sequence[Sequence[ValenceParameters]]
@@ -122,6 +124,26 @@ def split_valence(valence: ValenceParameters, topologies: Sequence[Topology]) ->
         ValenceParameters(**{n: p[i] for n, p in parts.items()}, cross=cross)
         for i, cross in enumerate(crosses)
     ]
+
+
+def straighten(parameters: MMParameters, topology: Topology, centres: set[int]) -> MMParameters:
+    """Give angles at linear centres the rest value pi, and no term that is odd in their bending.
+
+    An angle never exceeds pi: with a rest value below, the energy has a cusp at the straight geometry, which
+    molecular dynamics crosses all the time (openmm#1672).
+    """
+    if not centres:
+        return parameters
+    is_linear = np.isin(topology.angles[:, 1], list(centres))
+    straight = replace(parameters, angle_theta=np.where(is_linear, np.pi, parameters.angle_theta))
+    if straight.cross is None:
+        return straight
+    cross = replace(
+        straight.cross,
+        angle_k3=np.where(is_linear, 0.0, straight.cross.angle_k3),
+        bond_angle=np.where(is_linear[:, None], 0.0, straight.cross.bond_angle),
+    )
+    return replace(straight, cross=cross)
 
 
 def assemble(valence: ValenceParameters, charge: Tensor, vdw: tuple[FloatArray, FloatArray]) -> MMParameters:

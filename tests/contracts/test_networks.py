@@ -16,8 +16,9 @@ from models.predict import Predictor, build_batch, load_predictor
 from models.readouts import CLASS1_NAMES
 from models.weights import Model
 from pipeline.export.openmm_system import build_system
+from pipeline.ligand import to_rdkit
 from pipeline.schema import Ligand, MMParameters, Topology
-from pipeline.topology import build_topology
+from pipeline.topology import build_topology, linear_centres
 from pipeline.units import ANGSTROM_PER_NM
 
 MOLECULES = (
@@ -187,14 +188,14 @@ def test_charges_sum_exactly(predictor, build_ligand, smiles):
 
 
 def test_parameters_stay_in_the_anchors(predictor, build_ligand):
-    """Force constants of bonds and angles are positive, equilibrium values lie between the anchors."""
+    """Force constants of bonds and angles are positive, rest values between the anchors, or pi if linear."""
     for smiles in MOLECULES:
         ligand = build_ligand(smiles)
         parameters = predictor.predict(ligand, build_topology(ligand))
         assert (parameters.bond_k > 0).all()
         assert (parameters.angle_k > 0).all()
         assert (parameters.angle_theta > np.pi / 4).all()
-        assert (parameters.angle_theta < np.pi).all()
+        assert (parameters.angle_theta <= np.pi).all()
 
 
 def test_shipped_weights_give_dimethyl_ether_its_shape(build_ligand):
@@ -264,3 +265,19 @@ def test_class2_is_convex_along_single_coordinates(build_ligand):
     bond = valence.bond_k[:, None] / 2 * d**2
     bond = bond + valence.cross.bond_k3[:, None] * d**3 + valence.cross.bond_k4[:, None] * d**4
     assert (bond >= 0).all()
+
+
+@pytest.mark.parametrize("form", ["class1", "class2"])
+def test_linear_centres_rest_straight(form, build_ligand):
+    """Angles at the sp atoms of an alkyne and an azide rest at pi, and no odd term bends them."""
+    ligand = build_ligand("CC#CCN=[N+]=[N-]")
+    topology = build_topology(ligand)
+    parameters = load_predictor("default", form).predict(ligand, topology)
+    is_linear = np.isin(topology.angles[:, 1], list(linear_centres(to_rdkit(ligand))))
+    assert is_linear.sum() == 3
+    assert (parameters.angle_theta[is_linear] == np.pi).all()
+    assert (parameters.angle_theta[~is_linear] < 2.6).all()
+    if form == "class2":
+        assert not parameters.cross.angle_k3[is_linear].any()
+        assert not parameters.cross.bond_angle[is_linear].any()
+        assert parameters.cross.angle_k3[~is_linear].all()
