@@ -1,10 +1,10 @@
-"""The bar for the first weights: MMFF94 and Sage 2.2.1 (AM1-BCC) on the dev torsion drives.
+"""The bar for any weights: MMFF94 and Sage 2.2.1 (AM1-BCC) on the dev torsion drives.
 
 PARMFLOW_DATA names the folder with qm/, charges/ and forcefields/. Without MODELS the figures are those of
 the baselines; the models that it names are scored beside them. Reports go to OUT (default
 runs/torsion_mmff94).
 
-    PARMFLOW_DATA=... MODELS="first" python -m benchmarks torsion_mmff94
+    PARMFLOW_DATA=... MODELS="second" python -m benchmarks torsion_mmff94
 """
 
 import os
