@@ -1,6 +1,7 @@
 """What a program's complaint means: its text -> a kind of QMError."""
 
 from pipeline.errors import ChildError, QMError
+from pipeline.qm.rules import rule_of
 
 # The first pattern found decides. psi4 1.3.2 calls every failure `unknown_error`: only its text tells more.
 _PATTERNS: tuple[tuple[str, str], ...] = (
@@ -53,7 +54,8 @@ def classify(text: str) -> str:
 def error_from_text(text: str, *, who: str) -> QMError:
     """Make the classified error of a program's complaint, with its last lines."""
     kind = classify(text)
-    return QMError(f"{who} failed ({kind}): {text.strip()[-_TAIL:]}", kind=kind)
+    message = f"{who} failed ({kind}): {text.strip()[-_TAIL:]}"
+    return QMError(message, kind=kind, retryable=rule_of(kind).later)
 
 
 def error_from_child(error: ChildError, *, who: str) -> QMError:
@@ -61,4 +63,4 @@ def error_from_child(error: ChildError, *, who: str) -> QMError:
     kind = error.kind  # time, memory, crash or lost
     if kind == "crash" and classify(str(error)) in ("disk", "memory"):
         kind = classify(str(error))
-    return QMError(f"{who}: {error}", kind=kind)
+    return QMError(f"{who}: {error}", kind=kind, retryable=rule_of(kind).later)

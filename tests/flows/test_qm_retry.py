@@ -29,7 +29,7 @@ def test_a_ligand_whose_qm_ran_out_of_time_can_be_retried(tmp_path, model_folder
         (row,) = csv.DictReader(file)
     assert (row["status"], row["stage"], row["kind"]) == ("failed", "qm", "time")
     again = parmflow("retry", out)
-    assert "1 failed records can be retried" in again.stderr
+    assert "1 failed records are tried again" in again.stderr
     with sqlite3.connect(store / "qm.sqlite") as database:
         messages = [text for (text,) in database.execute("SELECT message FROM attempts ORDER BY number")]
     assert len(messages) >= 6

@@ -17,8 +17,8 @@ def test_two_campaigns_at_once_do_not_touch_each_other(tmp_path):
     """Two processes on the same library in two folders, at the same time: both complete and equal."""
     library = tmp_path / "library.smi"
     write_library(library, 12)
-    fork = multiprocessing.get_context("fork")
-    both = [fork.Process(target=run, args=(library, tmp_path / name)) for name in ("a", "b")]
+    spawn = multiprocessing.get_context("spawn")  # the test runner has threads, which do not survive a fork
+    both = [spawn.Process(target=run, args=(library, tmp_path / name)) for name in ("a", "b")]
     for process in both:
         process.start()
     for process in both:
