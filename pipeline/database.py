@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from sqlalchemy.pool import NullPool
 
 from pipeline.errors import SettingsError, StoreError
+from pipeline.store.database import use_wal
 
 BUSY_SECONDS = 60.0
 _MANY = 500
@@ -108,7 +109,7 @@ class Database:
 
     def _prepare(self, tables: str, read_only: bool) -> None:
         if self.place.is_sqlite and not read_only:
-            self._connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            use_wal(self._connection.exec_driver_sql, sqlalchemy.exc.OperationalError)
             self._connection.exec_driver_sql("PRAGMA synchronous=FULL")
         if self.place.schema:
             if not read_only:

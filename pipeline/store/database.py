@@ -5,7 +5,8 @@ import os
 import sqlite3
 import stat
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.errors import OutputFolderError, StoreError
@@ -75,8 +76,25 @@ def open_database(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def use_wal(execute: Callable[[str], object], is_busy: type[Exception] = sqlite3.OperationalError) -> None:
+    """Switch a file to write-ahead logging by `execute`, waiting while another process has it locked.
+
+    SQLite's own patience does not hold here: two that switch a new file at once would wait for each other,
+    so one of them is told at once that it is locked.
+    """
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            execute("PRAGMA journal_mode=WAL")
+            return
+        except is_busy as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.02)
+
+
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
+    use_wal(connection.execute)
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     found = _version(connection)

@@ -17,6 +17,7 @@ import pytest
 from pipeline.errors import OutputFolderError, StoreError
 from pipeline.schema import QMRecord, QMSpec
 from pipeline.store import Attempt, Composition, QMStore
+from pipeline.store.database import use_wal
 
 WRITER = """
 import sys
@@ -230,3 +231,21 @@ def test_full_disk_and_locked_are_said(tmp_path: Path, monkeypatch: pytest.Monke
         assert (caught.value.kind, caught.value.retryable) == ("locked", True)
         other.execute("COMMIT")
         assert store.put(make_record("k3"))
+
+
+def test_a_locked_switch_to_wal_is_tried_again_and_another_error_is_not():
+    """SQLite says `locked` at once to one of two that switch a new file: asked again, it works."""
+    answers = [sqlite3.OperationalError("database is locked")] * 2
+
+    def execute(statement):
+        asked.append(statement)
+        if answers:
+            raise answers.pop()
+
+    asked = []
+    use_wal(execute)
+    assert asked == ["PRAGMA journal_mode=WAL"] * 3
+    answers.append(sqlite3.OperationalError("disk I/O error"))
+    with pytest.raises(sqlite3.OperationalError, match="disk"):
+        use_wal(execute)
+    assert len(asked) == 4
