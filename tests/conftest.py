@@ -35,7 +35,7 @@ def pytest_configure() -> None:
         raise pytest.UsageError(f"PARMFLOW_REQUIRE: not installed: {', '.join(missing)}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # gone before other modules look at the processes of the test run
 def postgres() -> Iterator[str]:
     """Address of a PostgreSQL server of our own: on loopback, as a user without rights, gone at the end."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))

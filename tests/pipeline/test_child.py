@@ -90,7 +90,7 @@ def test_a_stopped_supervisor_is_not_waited_for(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.child._GRACE_SECONDS", 1.0)
         with Child(time.sleep, 600, limits=limits) as job:
-            (server,) = psutil.Process().children()
+            (server,) = [c for c in psutil.Process().children() if "child_server" in " ".join(c.cmdline())]
             wardens = server.children()
             for warden in wardens:
                 warden.suspend()
