@@ -119,7 +119,7 @@ def open_ledger(folder: Path, address: str = "") -> Ledger:
         before = ledger_place(folder)
         if before not in (None, place):
             raise OutputFolderError(f"{folder}: its run has its ledger at {before}; give the same --ledger")
-        if address:
+        if address and before is None:
             write_json(state / PLACE_FILE, {"url": place.url, "schema": place.schema})
         return Ledger(place)
     except OSError as error:

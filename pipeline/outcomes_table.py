@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -80,7 +81,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part. One writer per folder."""
+    """Write a file in one piece: readers see the old or the new; of two writers at once, the later wins."""
     with _in_one_piece(path) as file:
         file.write(content)
 
@@ -88,7 +89,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 @contextlib.contextmanager
 def _in_one_piece(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes its name when the block ends well."""
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.part")
     try:
         with part.open("wb") as file:
             yield file

@@ -14,6 +14,7 @@ import pytest
 from pipeline import child
 from pipeline.child import Child, Limits, run_in_child, sweep
 from pipeline.errors import ChildError, QMError
+from tests.process_tree import runs_pid
 
 SOON = 5.0
 """seconds within which a killed process must be gone"""
@@ -27,7 +28,7 @@ def limits(tmp_path: Path) -> Limits:
 def _gone(pid: int) -> bool:
     deadline = time.monotonic() + SOON
     while time.monotonic() < deadline:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+        if not runs_pid(pid):
             return True
         time.sleep(0.02)
     return False

@@ -1,6 +1,7 @@
 """Outcomes and their tables."""
 
 import csv
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
@@ -64,6 +65,17 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one_and_no_debris(tmp_pat
     with pytest.raises(TypeError):
         write_atomically(path, "text is not bytes")
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """Many threads write one file at a time: none fails, and a whole content of one of them remains."""
+    path = tmp_path / "place.json"
+    contents = [bytes([65 + n]) * 5000 for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            list(pool.map(lambda content: write_atomically(path, content), contents))
+    assert path.read_bytes() in contents
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -1,5 +1,6 @@
 """Batches of calculations, with a real engine: GFN2-xTB, and HF where a job must last."""
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline.qm.levels import spec_by_name
 from pipeline.schema import QMRecord, QMSpec, QMTask
 from pipeline.settings import QMSettings, Settings
 from pipeline.store import QMStore
+from tests.process_tree import children_of
 
 SETTINGS = QMSettings(seconds_per_job=120, memory_mb=2048)
 WATER = np.array([[0.0, 0.0, 0.117], [0.0, 0.757, -0.471], [0.0, -0.757, -0.471]])
@@ -103,19 +105,15 @@ def test_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
 
 def _workers() -> list[psutil.Process]:
     """Processes that run a job: children of wardens, which are children of the server, our child."""
-    return [
-        worker
-        for server in psutil.Process().children()
-        for warden in server.children()
-        for worker in warden.children()
-    ]
+    return children_of(children_of(psutil.Process().children()))
 
 
 def _kill_one_worker(stop: threading.Event) -> None:
     while not stop.is_set():
         for worker in _workers():
-            worker.kill()
-            return
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
+                return
         time.sleep(0.005)
 
 

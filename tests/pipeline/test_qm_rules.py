@@ -15,6 +15,7 @@ from pipeline.qm.rules import RULES, limits_after
 from pipeline.schema import QMRecord, QMTask
 from pipeline.settings import QMSettings
 from pipeline.store import Attempt, QMStore
+from tests.process_tree import children_of
 from tests.scripted_engine import SETTINGS, Scripted, make_task
 
 
@@ -80,7 +81,7 @@ def _jobs() -> list[psutil.Process]:
     """Our servers' descendants other than themselves; those being killed have a moment."""
     deadline = time.monotonic() + 5.0
     while True:
-        left = [job for server in psutil.Process().children() for job in server.children(recursive=True)]
+        left = children_of(psutil.Process().children(), recursive=True)
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.02)

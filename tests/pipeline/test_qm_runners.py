@@ -16,6 +16,7 @@ from pipeline.qm.batch import Batch
 from pipeline.schema import QMRecord
 from pipeline.store import Attempt, Entry, Lease, QMStore, Refused
 from pipeline.store.leases import own_name
+from tests.process_tree import runs
 from tests.scripted_engine import SETTINGS, Scripted, final_state, make_task, start_runner, successes
 
 
@@ -76,7 +77,7 @@ def test_the_jobs_of_a_killed_runner_are_taken_over_at_once(tmp_path: Path) -> N
                 (ending,) = batch.run([task], lambda *_: None).values()
             assert isinstance(ending, QMRecord)
             assert [attempt.kind for attempt in store.attempts()] == ["ok"]
-        assert not [job for job in psutil.wait_procs(jobs, timeout=5.0)[1] if job.status() != "zombie"]
+        assert not [job for job in psutil.wait_procs(jobs, timeout=5.0)[1] if runs(job)]
     finally:
         runner.kill()
 

@@ -19,6 +19,7 @@ from pipeline.qm.job import compute_here
 from pipeline.qm.record import in_own_frame
 from pipeline.qm.result import EngineResult
 from pipeline.schema import QMSpec, QMTask
+from tests.process_tree import runs
 
 pytestmark = [
     pytest.mark.psi4,
@@ -69,7 +70,7 @@ def tree_with_psi4(runner: subprocess.Popen) -> list[psutil.Process]:
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Those that still run after the time within which they must be gone."""
     _, left = psutil.wait_procs(processes, timeout=SOON)
-    return [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
+    return [process for process in left if runs(process)]
 
 
 def test_kill_9_of_the_supervisor_leaves_no_psi4_and_no_scratch(tmp_path: Path) -> None:

@@ -148,6 +148,7 @@ def main() -> None:
     parser.add_argument("--model", default="default", help="whose minima are visited")
     parser.add_argument("--part", type=int, default=0)
     parser.add_argument("--parts", type=int, default=1, help="run that many of these side by side")
+    parser.add_argument("--skip", type=int, default=0, help="so many first rows of the part, made before")
     parser.add_argument("--rows", type=int, default=0, help="at most so many; 0: all")
     parser.add_argument("--random", action="store_true", help="a random conformer instead of the lowest")
     parser.add_argument("--seed", type=int, default=0)
@@ -155,7 +156,7 @@ def main() -> None:
     torch.set_num_threads(1)
     table = pd.read_parquet(arguments.table)
     minima = table[table["kind"] == "minima"].sample(frac=1.0, random_state=arguments.seed)
-    minima = minima.iloc[arguments.part :: arguments.parts][: arguments.rows or None]
+    minima = minima.iloc[arguments.part :: arguments.parts][arguments.skip :][: arguments.rows or None]
     predictor = load_predictor(arguments.model)
     made, n_failed = [], 0
     for part in chunks(range(len(minima)), GROUP):
