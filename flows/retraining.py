@@ -11,6 +11,7 @@ from flows.batch import predictor_of
 from models import train as training
 from models.points import EvaluationReport, compare
 from models.scoring import class1_method
+from pipeline.qm.surface import Gfn2Surface
 from pipeline.settings import Form
 
 CANDIDATE, IN_USE = "candidate", "in use"
@@ -37,7 +38,7 @@ def retrain(config: Path, data: Path, evaluation: Path, models: Path, say: Say) 
     ends at once. Raises SettingsError for a configuration or a table that cannot be used.
     """
     out = models / ".training" / _digest(config, data)
-    model = training.train(config, data, out, report=say)
+    model = training.train(config, data, out, cheap=Gfn2Surface, report=say)
     name = registry.add(models, out / model.name / model.version)
     return judge(name, evaluation, models, say)
 

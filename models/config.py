@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -34,6 +34,8 @@ class ScheduleConfig(_Config):
     """largest gradient norm of one step"""
     average: float = Field(default=0.0, ge=0, lt=1)
     """decay per step of the running average of the weights that is scored and kept; 0: none"""
+    keep: Literal["best", "last"] = "best"
+    """the epoch whose weights are the result: the one with the best score, or the last"""
 
 
 class ChargeStage(_Config):
@@ -92,12 +94,25 @@ class ValenceStage(_Config):
     """(kcal/mol)^(1/2): errors along a mode that cost more than half the square of this count linearly"""
 
 
+class Rounds(_Config):
+    """Rounds of visits: the members' mean relaxes DFT minima, and what it meets joins the rows."""
+
+    n: int = Field(ge=1)
+    visits: int = Field(ge=1)
+    """minima visited before each round"""
+    schedule: ScheduleConfig
+    last: ScheduleConfig
+    """of the last round"""
+
+
 class Class2Stage(_Config):
     """The class II form, started from the trained class I networks, on the same rows."""
 
     schedule: ScheduleConfig
     members: int = Field(default=1, ge=1)
     """of the class I members, the first so many go on"""
+    rounds: int = Field(default=0, ge=0)
+    """rounds of visits in this form, of the same schedule, after the first training"""
     coupling_penalty: float = Field(default=1e-4, ge=0)
     """L2 on torsion couplings, (kcal/mol per angstrom or radian)^-2"""
 
@@ -111,6 +126,7 @@ class TrainConfig(_Config):
     charges: ChargeStage
     prior: PriorStage
     valence: ValenceStage
+    rounds: Rounds | None = None
     class2: Class2Stage | None = None
 
 

@@ -17,6 +17,7 @@ from models.points import spread_over_sources
 from models.predict import Predictor
 from models.relaxed import class1_relaxer, evaluate_relaxed, summarise_relaxed
 from models.weights import Model
+from pipeline.settings import Form
 
 SCORE_BATCH = 24
 MINIMA_SOURCE = "industry"
@@ -62,19 +63,25 @@ def _few_conformers(example: QMExample) -> QMExample:
     )
 
 
+def predictor_of(charges: ChargeNetwork, valence: ValenceEnsemble, form: Form) -> Predictor:
+    """A predictor of networks in training, in float64; they stay as they are."""
+    networks = deepcopy(valence).double().eval()
+    model = Model(
+        name="in training",
+        version="",
+        sha256="",
+        charges=deepcopy(charges).double(),
+        valence=networks,
+        sizes={},
+        class2=networks if form == "class2" else None,
+    )
+    return Predictor(model, form)
+
+
 def score_minima(
     charges: ChargeNetwork, model: ValenceNetwork, examples: Sequence[QMExample]
 ) -> dict[str, float]:
     """Mean |ddE|, kcal/mol, mean RMSD, angstrom, and mean TFD after relaxing every conformer."""
-    predictor = Predictor(
-        Model(
-            name="in training",
-            version="",
-            sha256="",
-            charges=deepcopy(charges).double(),
-            valence=ValenceEnsemble([deepcopy(model).cpu().double()]),
-            sizes={},
-        )
-    )  # in whichever form the network is
+    predictor = predictor_of(charges, ValenceEnsemble([deepcopy(model).cpu()]), model.form)
     summary = summarise_relaxed(evaluate_relaxed(examples, class1_relaxer(predictor.predict), "in training"))
     return {"dde": summary.median_dde, "rmsd": summary.mean_rmsd, "tfd": summary.mean_tfd}

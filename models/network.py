@@ -18,6 +18,7 @@ class ValenceNetwork(nn.Module):
     def __init__(self, width: int, n_layers: int, dropout: float = 0.0, form: Form = "class1") -> None:
         super().__init__()
         self.encoder = GraphEncoder(width, n_layers, dropout)
+        self.form: Form = form
         self.readouts = ValenceReadouts(width, form)
 
     def forward(self, batch: GraphBatch, indices: MMIndices, backend: Backend = "torch") -> ValenceParameters:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ class Stage:
 
 
 def run_stage(stage: Stage, schedule: ScheduleConfig, *, seed: int, folder: Path, report: Report) -> None:
-    """Train to the end of the schedule and leave the best weights in the model.
+    """Train to the end of the schedule and leave the weights it keeps in the model.
 
     A checkpoint is written after every epoch; a run that finds one goes on from there with the same order of
     examples it would have seen undisturbed. A mini-batch whose loss or gradient is not finite changes
@@ -42,7 +42,7 @@ def run_stage(stage: Stage, schedule: ScheduleConfig, *, seed: int, folder: Path
         stage.model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
     )
     n_batches = math.ceil(stage.n_examples / schedule.batch_molecules)
-    state = _Progress(stage, optimiser, folder / stage.name)
+    state = _Progress(stage, optimiser, folder / stage.name, keep=schedule.keep)
     for epoch in range(state.epoch, schedule.epochs):
         started = time.monotonic()
         generator = np.random.default_rng([seed, epoch])
@@ -89,8 +89,10 @@ def _set_learning_rate(optimiser: torch.optim.Optimizer, schedule: ScheduleConfi
 class _Progress:
     """Checkpoints of one stage: last, averaged and best weights, optimiser moments; safetensors and JSON."""
 
-    def __init__(self, stage: Stage, optimiser: torch.optim.Optimizer, folder: Path) -> None:
-        self.model, self.optimiser, self.folder = stage.model, optimiser, folder
+    def __init__(
+        self, stage: Stage, optimiser: torch.optim.Optimizer, folder: Path, keep: Literal["best", "last"]
+    ) -> None:
+        self.model, self.optimiser, self.folder, self.keep = stage.model, optimiser, folder, keep
         self.epoch, self.best = 0, math.inf
         self.averaged = _copy(self.model)
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,8 +127,9 @@ class _Progress:
         self.model.eval()
         scores = score()
         self.model.load_state_dict(last)
-        if next(iter(scores.values())) < self.best:
-            self.best = next(iter(scores.values()))
+        merit = next(iter(scores.values()))
+        if self.keep == "last" or merit < self.best:
+            self.best = merit
             _replace(self.folder / "best.safetensors", self.averaged)
         stale = [self._path(kind) for kind in ("last", "average", "moments")]
         self.epoch = epoch + 1
@@ -145,7 +148,7 @@ class _Progress:
         return scores
 
     def restore_best(self) -> None:
-        """Put the best weights seen back into the model."""
+        """Put the weights that the schedule keeps into the model."""
         self.model.load_state_dict(load_file(self.folder / "best.safetensors"))
         self.model.eval()
 

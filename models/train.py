@@ -15,6 +15,7 @@ from models.optimise import Report
 from models.predict import build_batch
 from models.train_charges import CHARGE_TABLE, train_charges
 from models.train_valence import DEV_TABLE, train_valence
+from models.visits import CheapLevel
 from models.weights import Model, save_model
 from pipeline.errors import OutputFolderError, SettingsError
 
@@ -22,21 +23,26 @@ USUAL = 0.95
 """share of the dev molecules whose disagreement counts as usual"""
 
 
-def train(config_path: Path, data: Path, out: Path, *, report: Report = print) -> Model:
+def train(
+    config_path: Path, data: Path, out: Path, *, cheap: CheapLevel | None = None, report: Report = print
+) -> Model:
     """Train what `config_path` describes on the tables below `data`; leave checkpoints and weights in `out`.
 
-    Running it again on the same folder goes on from the last checkpoint. Raises SettingsError for a wrong
-    key, a missing table, or a folder that holds a run of another configuration, OutputFolderError for one
-    that cannot be written; neither leaves a folder behind.
+    `cheap` is asked in rounds of visits, where the configuration has such. Running it again on the same
+    folder goes on from the last checkpoint. Raises SettingsError for a wrong key, a missing table, or a
+    folder that holds a run of another configuration, OutputFolderError for one that cannot be written;
+    neither leaves a folder behind.
     """
     config = read_config(config_path)
     _check_tables(config, data)
+    if config.rounds is not None and cheap is None:
+        raise SettingsError(f"{config_path}: its rounds need a cheap level to ask, and none was given")
     _claim(out, config)
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)  # sums come out the same on every machine, and members are forked
     charges = train_charges(config.charges, data, out / "checkpoints", seed=config.seed, report=report)
     charges.eval().requires_grad_(False)
-    trained = train_valence(config, charges, data, out / "checkpoints", report=report)
+    trained = train_valence(config, charges, data, out / "checkpoints", cheap=cheap, report=report)
     sizes = {"charges": config.charges.network, "valence": config.valence.network}
     model = Model(
         name=config.name,

@@ -1,29 +1,35 @@
-"""Stages 2 to 4: the valence networks on a classical prior, on QM energies and gradients, in class II."""
+"""The valence networks, step by step: a classical prior, QM points, rounds of visits, class II."""
 
-import contextlib
-import fcntl
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from models.charges import ChargeNetwork
-from models.config import Class2Stage, TrainConfig, ValenceStage
-from models.dev_score import read_dev_minima, score_minima, score_torsions
+from models.config import Class2Stage, ScheduleConfig, TrainConfig, ValenceStage
+from models.dataset import examples_of
+from models.dev_score import predictor_of, read_dev_minima, score_minima, score_torsions
 from models.graph import collate_graphs
 from models.loss import TrainingRow, draw_batch, prior_loss, stiffness_pull, valence_loss
 from models.network import ValenceEnsemble, ValenceNetwork
 from models.optimise import Report, Stage, device_of, run_stage
 from models.readouts import ValenceParameters
+from models.side_by_side import side_by_side
 from models.terms import collate_indices
-from models.training_rows import prepare_rows, sage_labeller
+from models.training_rows import Labeller, prepare_rows, sage_labeller
+from models.visits import SOURCE, CheapLevel, visit
+from pipeline.settings import Form
 
 DEV_TABLE = Path("qm") / "dev.parquet"
-_FORK = multiprocessing.get_context("fork")
+Score = Callable[[ValenceNetwork], dict[str, float]]
+
+VISITED_TOGETHER = 50
+"""molecules relaxed in one batch"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,95 +40,167 @@ class Trained:
     class2: ValenceEnsemble | None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Member:
-    class1: ValenceNetwork
-    class2: ValenceNetwork | None
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One piece of training of every member."""
+
+    name: str
+    form: Form
+    schedule: ScheduleConfig
+    n_members: int
+    n_visits: int = 0
+    """minima that the members' mean visits before"""
+
+
+def steps_of(config: TrainConfig) -> list[Step]:
+    """What is trained on QM, in order; class I comes first."""
+    valence, rounds, class2 = config.valence, config.rounds, config.class2
+    steps = [Step(name="valence", form="class1", schedule=valence.schedule, n_members=valence.members)]
+    if rounds is not None:
+        schedules = [rounds.schedule] * (rounds.n - 1) + [rounds.last]
+        steps += [
+            Step(
+                name=f"round-{number + 1}",
+                form="class1",
+                schedule=schedule,
+                n_members=valence.members,
+                n_visits=rounds.visits,
+            )
+            for number, schedule in enumerate(schedules)
+        ]
+    if class2 is not None:
+        n_members = min(class2.members, valence.members)
+        steps.append(Step(name="class2", form="class2", schedule=class2.schedule, n_members=n_members))
+        steps += [
+            Step(
+                name=f"class2-round-{number + 1}",
+                form="class2",
+                schedule=class2.schedule,
+                n_members=n_members,
+                n_visits=rounds.visits,
+            )
+            for number in range(class2.rounds if rounds else 0)
+            if rounds is not None
+        ]
+    return steps
 
 
 def train_valence(
-    config: TrainConfig, charges: ChargeNetwork, data: Path, folder: Path, *, report: Report
+    config: TrainConfig,
+    charges: ChargeNetwork,
+    data: Path,
+    folder: Path,
+    *,
+    cheap: CheapLevel | None,
+    report: Report,
 ) -> Trained:
-    """Train the members on top of frozen charges and return them with their best weights.
+    """Train the members on top of frozen charges.
 
     The rows are prepared once; then members are trained side by side, `config.valence.processes` at a time.
     """
+    stage, steps = config.valence, steps_of(config)
     prior = sage_labeller(data / config.prior.force_field)
-    stage = config.valence
     rows = prepare_rows([data / table for table in stage.tables], charges, stage, prior, report)
-    score = dev_score(data / DEV_TABLE, charges, stage, report)
-
-    def train_free(wait: bool = False) -> dict[int, _Member]:
-        """Train the members that nobody else does."""
-        members = {}
-        for number in range(stage.members):
-            with claimed(folder / f"member-{number}", wait=wait) as is_ours:
-                if is_ours:
-                    members[number] = _train_member(config, number, rows, score, folder, report)
-        return members
-
-    # A fork shares the prepared rows, gigabytes of them; torch runs one thread here, so none is lost in it.
-    others = [_FORK.Process(target=train_free) for _ in range(min(stage.processes, stage.members) - 1)]
-    for process in others:
-        process.start()
-    train_free()
-    for process in others:
-        process.join()
-    done = train_free(wait=True)  # those that are done are only read
-    members = [done[number] for number in range(stage.members)]
-    class2 = [member.class2 for member in members if member.class2 is not None]
-    return Trained(
-        class1=ValenceEnsemble([member.class1 for member in members]),
-        class2=ValenceEnsemble(class2) if class2 else None,
+    crew = _Crew(
+        config=config,
+        charges=charges,
+        folder=folder,
+        score=dev_score(data / DEV_TABLE, charges, stage, report),
+        report=report,
     )
+    ensembles: dict[Form, ValenceEnsemble] = {}
+    for number, step in enumerate(steps):
+        if step.n_visits and cheap is not None:
+            before = ensembles[step.form]
+            rows = rows + crew.visited(step, before, [data / table for table in stage.tables], cheap, prior)
+        ensembles[step.form] = crew.train(steps[: number + 1], rows)
+    return Trained(class1=ensembles["class1"], class2=ensembles.get("class2"))
 
 
-def _train_member(
-    config: TrainConfig,
-    number: int,
-    rows: list[TrainingRow],
-    score: Callable[[ValenceNetwork], dict[str, float]],
-    folder: Path,
-    report: Report,
-) -> _Member:
-    stage, size, seed = config.valence, config.valence.network, config.seed + 10 * number
-    device = torch.device(config.valence.device)
-    torch.manual_seed(seed)
-    model = ValenceNetwork(size.width, size.n_layers, size.dropout).to(device)
-    own = folder / f"member-{number}"
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Crew:
+    """The members and where they are trained."""
 
-    def report_member(text: str) -> None:
-        report(f"member {number}: {text}")
+    config: TrainConfig
+    charges: ChargeNetwork
+    folder: Path
+    score: Score
+    report: Report
 
-    prior_stage = _prior_stage(config, model, [row for row in rows if row.prior is not None])
-    run_stage(prior_stage, config.prior.schedule, seed=seed + 1, folder=own, report=report_member)
-    qm_stage = _qm_stage(stage, model, rows, lambda: score(model))
-    run_stage(qm_stage, stage.schedule, seed=seed + 2, folder=own, report=report_member)
-    if config.class2 is None or number >= config.class2.members:
-        return _Member(class1=model.cpu(), class2=None)
-    richer = ValenceNetwork(size.width, size.n_layers, size.dropout, form="class2").to(device)
-    richer.load_state_dict(richer.state_dict() | model.state_dict())
-    class2_stage = _class2_stage(stage, config.class2, richer, rows, lambda: score(richer))
-    run_stage(class2_stage, config.class2.schedule, seed=seed + 3, folder=own, report=report_member)
-    return _Member(class1=model.cpu(), class2=richer.cpu())
+    def train(self, steps: Sequence[Step], rows: list[TrainingRow]) -> ValenceEnsemble:
+        """The members after these steps, of which all but the last are done."""
+        folders = [self.folder / f"member-{number}" for number in range(steps[-1].n_members)]
+        processes = self.config.valence.processes
+
+        def train_one(number: int) -> ValenceNetwork:
+            return self._member(number, folders[number], steps, rows)
+
+        return ValenceEnsemble(side_by_side(train_one, folders, processes))
+
+    def _member(
+        self, number: int, folder: Path, steps: Sequence[Step], rows: list[TrainingRow]
+    ) -> ValenceNetwork:
+        config, stage = self.config, self.config.valence
+        size, seed = stage.network, config.seed + 10 * number
+
+        def report(text: str) -> None:
+            self.report(f"member {number}: {text}")
+
+        torch.manual_seed(seed)
+        model = ValenceNetwork(size.width, size.n_layers, size.dropout).to(stage.device)
+        prior_stage = _prior_stage(config, model, [row for row in rows if row.prior is not None])
+        run_stage(prior_stage, config.prior.schedule, seed=seed + 1, folder=folder, report=report)
+        for position, step in enumerate(steps):
+            if step.form == "class2" and model.form == "class1":
+                richer = ValenceNetwork(size.width, size.n_layers, size.dropout, form="class2")
+                richer.load_state_dict(richer.state_dict() | model.state_dict())
+                model = richer.to(stage.device)
+            qm_stage = _qm_stage(step.name, self.config, model, rows, self.score)
+            run_stage(qm_stage, step.schedule, seed=seed + 2 + position, folder=folder, report=report)
+        return model.cpu()
+
+    def visited(
+        self,
+        step: Step,
+        ensemble: ValenceEnsemble,
+        tables: Sequence[Path],
+        cheap: CheapLevel,
+        prior: Labeller,
+    ) -> list[TrainingRow]:
+        """Rows of what the members' mean visits; the tables stay in the folder."""
+        stage = self.config.valence
+        minima = pd.concat([_minima_of(table) for table in tables])
+        chosen = minima.sample(n=min(step.n_visits, len(minima)), random_state=_seed_of(step, self.config))
+        folders = [self.folder / f"{step.name}-visits" / str(part) for part in range(stage.processes)]
+        predictor = predictor_of(self.charges, ensemble, step.form)
+
+        def visit_part(part: int) -> Path:
+            path = folders[part] / "visited.parquet"
+            if not path.exists():
+                mine = chosen.iloc[part :: stage.processes]
+                made: list[dict[str, Any]] = []
+                for start in range(0, len(mine), VISITED_TOGETHER):
+                    examples, _ = examples_of(mine.iloc[start : start + VISITED_TOGETHER])
+                    made += visit(examples, predictor, cheap, seed=_seed_of(step, self.config) + start)
+                pd.DataFrame(made).to_parquet(path.with_suffix(".new"))
+                path.with_suffix(".new").replace(path)
+            return path
+
+        parts = side_by_side(visit_part, folders, stage.processes)
+        of_visits = stage.model_copy(update={"sources": {SOURCE: 0}})
+        return prepare_rows(parts, self.charges, of_visits, prior, self.report)
 
 
-@contextlib.contextmanager
-def claimed(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold a folder's lock, which the system drops when we die; False when another process has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+def _seed_of(step: Step, config: TrainConfig) -> int:
+    return int(np.random.default_rng([config.seed, *step.name.encode()]).integers(2**31))
 
 
-def dev_score(
-    table: Path, charges: ChargeNetwork, stage: ValenceStage, report: Report
-) -> Callable[[ValenceNetwork], dict[str, float]]:
+def _minima_of(table: Path) -> pd.DataFrame:
+    rows = pd.read_parquet(table)
+    return rows[rows["kind"] == "minima"]
+
+
+def dev_score(table: Path, charges: ChargeNetwork, stage: ValenceStage, report: Report) -> Score:
     """Read the dev table; the function that scores a network on torsion drives and relaxed minima."""
     drives = [name for name in ("gen2-torsion", "torsiontest2000") if name in stage.sources]
     of_drives = stage.model_copy(update={"sources": dict.fromkeys(drives, 0), "soft_modes": 0})
@@ -156,40 +234,26 @@ def _prior_stage(config: TrainConfig, model: ValenceNetwork, rows: list[Training
 
 
 def _qm_stage(
-    config: ValenceStage,
-    model: ValenceNetwork,
-    rows: list[TrainingRow],
-    score: Callable[[], dict[str, float]],
+    name: str, config: TrainConfig, model: ValenceNetwork, rows: list[TrainingRow], score: Score
 ) -> Stage:
-    def loss(batch: Sequence[int], generator: np.random.Generator) -> Tensor:
-        part = [rows[index] for index in batch]
-        drawn = draw_batch(part, config.max_confs, generator).to(device_of(model))
-        valence = model(drawn.graphs, drawn.indices)
-        pull = config.stiffness_pull * stiffness_pull(valence, part)
-        return valence_loss(valence, drawn, config) + pull
-
-    return Stage(name="valence", model=model, n_examples=len(rows), loss=loss, score=score)
-
-
-def _class2_stage(
-    config: ValenceStage,
-    class2: Class2Stage,
-    model: ValenceNetwork,
-    rows: list[TrainingRow],
-    score: Callable[[], dict[str, float]],
-) -> Stage:
-    """Class II on the same loss; a penalty keeps what dihedrals do to angles and bonds small."""
+    stage = config.valence
 
     def loss(batch: Sequence[int], generator: np.random.Generator) -> Tensor:
         part = [rows[index] for index in batch]
-        drawn = draw_batch(part, config.max_confs, generator).to(device_of(model))
+        drawn = draw_batch(part, stage.max_confs, generator).to(device_of(model))
         valence = model(drawn.graphs, drawn.indices)
-        assert valence.cross is not None
-        size = valence.cross.angle_torsion.square().mean() + valence.cross.bond_torsion.square().mean()
-        pull = config.stiffness_pull * stiffness_pull(valence, part)
-        return valence_loss(valence, drawn, config) + pull + class2.coupling_penalty * size
+        pull = stage.stiffness_pull * stiffness_pull(valence, part)
+        return valence_loss(valence, drawn, stage) + pull + _coupling_cost(valence, config.class2)
 
-    return Stage(name="class2", model=model, n_examples=len(rows), loss=loss, score=score)
+    return Stage(name=name, model=model, n_examples=len(rows), loss=loss, score=lambda: score(model))
+
+
+def _coupling_cost(valence: ValenceParameters, config: Class2Stage | None) -> Tensor:
+    """Class II: keeps what dihedrals do to angles and bonds small."""
+    if valence.cross is None or config is None:
+        return valence.bond_k.new_zeros(())
+    size = valence.cross.angle_torsion.square().mean() + valence.cross.bond_torsion.square().mean()
+    return config.coupling_penalty * size
 
 
 def predict_rows(model: ValenceNetwork, rows: Sequence[TrainingRow]) -> ValenceParameters:

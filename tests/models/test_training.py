@@ -148,6 +148,76 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, data):
         assert one.read_bytes() == other.read_bytes(), name
 
 
+ROUNDS = """
+[rounds]
+n = 2
+visits = 5
+schedule = { epochs = 1, batch_molecules = 4, learning_rate = 5e-3, keep = "last" }
+last = { epochs = 1, batch_molecules = 4, learning_rate = 5e-3, keep = "last" }
+"""
+
+
+@pytest.fixture
+def with_minima(data):
+    """The train table with its rows once more as minima, each point one."""
+    table = pd.read_parquet(data / "qm" / "train.parquet")
+    minima = table.assign(kind="minima", gradient=[np.zeros_like(g) for g in table["gradient"]])
+    pd.concat([table, minima]).to_parquet(data / "qm" / "train.parquet")
+    return data
+
+
+def spring(atomic_numbers, total_charge):
+    """A cheap level: every atom on a spring to the origin."""
+    return lambda coords: (50.0 * (coords**2).sum(), 100.0 * coords)
+
+
+def test_a_training_stopped_between_visits_goes_on_to_the_same_weights(tmp_path, with_minima):
+    """Stopped after the first round and started again: visits already made are read, weights are equal."""
+    config = tmp_path / "tiny.toml"
+    config.write_text(CONFIG + "rounds = 1\n" + ROUNDS)
+    heard = []
+    train(config, with_minima, tmp_path / "straight", cheap=spring, report=heard.append)
+    steps = ("valence", "round-1", "round-2", "class2", "class2-round-1")
+    assert [any(f"member 0: {step} " in line for line in heard) for step in steps] == [True] * 5
+    assert sum(line.startswith("visited.parquet: 5 rows") for line in heard) == 3
+
+    def stop(line: str) -> None:
+        if line.startswith("member 0: round-2 "):
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        train(config, with_minima, tmp_path / "stopped", cheap=spring, report=stop)
+    train(config, with_minima, tmp_path / "stopped", cheap=spring, report=silent)
+    for name in ("valence.safetensors", "class2.safetensors", "manifest.json"):
+        one, other = (tmp_path / run / "tiny" / "0.1" / name for run in ("straight", "stopped"))
+        assert one.read_bytes() == other.read_bytes(), name
+
+
+def test_rounds_without_a_cheap_level_are_refused(tmp_path, data):
+    """Nothing is trained and no folder is made when nobody can be asked."""
+    (tmp_path / "tiny.toml").write_text(CONFIG + ROUNDS)
+    with pytest.raises(SettingsError, match="cheap level"):
+        train(tmp_path / "tiny.toml", data, tmp_path / "run", report=pytest.fail)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("best", 0), ("last", 2)])
+def test_a_schedule_keeps_what_it_says(tmp_path, keep, kept):
+    """Three epochs, each scored worse than the one before: the first or the last one's weights remain."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    seen = []
+
+    def score():
+        seen.append(model.weight.item())
+        return {"figure": float(len(seen))}
+
+    stage = Stage(name="k", model=model, n_examples=1, loss=lambda *_: model.weight.sum(), score=score)
+    schedule = ScheduleConfig(epochs=3, learning_rate=0.1, keep=keep)
+    run_stage(stage, schedule, seed=0, folder=tmp_path, report=silent)
+    assert len(set(seen)) == 3
+    assert model.weight.item() == seen[kept]
+
+
 def test_a_stage_finds_the_minimum_of_a_parabola(tmp_path):
     """The loop minimises (w - 3)^2 to within the last learning rate."""
     model = torch.nn.Linear(1, 1, bias=False)

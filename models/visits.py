@@ -1,0 +1,108 @@
+"""Visit the places where a model would have the minima, and ask a cheap level what is really there.
+
+A force fitted to points near QM minima says little about where its own minima are: those lie where no point
+was. So between two rounds of training the model relaxes DFT minima, and half-way and end of each relaxation
+join the training data, with energies and gradients of a cheap level whose own minimum is taken out
+(models.near_minima). Training on the states that one's own policy reaches is DAgger (Ross, Gordon and
+Bagnell, AISTATS 2011).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from models.dataset import QMExample
+from models.near_minima import (
+    KT,
+    LARGEST_TURN,
+    Anchor,
+    anchor_at,
+    displace_along,
+    measure_internals,
+    soft_modes,
+    stiffness_of_internals,
+)
+from models.predict import Predictor
+from models.relax import RelaxSettings, RelaxTask, relax
+from models.terms import TorchParameters, indices_from_topology
+from pipeline.errors import ParametersError, QMError
+from pipeline.schema import FloatArray
+
+Surface = Callable[[FloatArray], tuple[float, FloatArray]]
+"""coords (n_atoms, 3), angstrom -> energy, kcal/mol, and gradient (n_atoms, 3), kcal/mol/angstrom"""
+CheapLevel = Callable[[np.ndarray, int], Surface]
+"""DOOR: atomic numbers (n_atoms,) and total charge -> the molecule's surface; QMError where there is none"""
+
+SOURCE = "near-minima"
+HALFWAY = 6
+"""evaluations after which a relaxation is about half done"""
+N_SOFT = 24
+"""soft modes along which one more point is displaced, each by kT/2"""
+
+
+def visit(
+    examples: Sequence[QMExample], predictor: Predictor, cheap: CheapLevel, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Rows of a table (data/qm/README.md), one for a random conformer of each molecule: the DFT minimum, half
+    and end of its relaxation, a random displacement; none where the model or the cheap level fails.
+    """
+    tasks, starts = [], []
+    for number, example in enumerate(examples):
+        try:
+            parameters = predictor.predict(example.ligand, example.topology)
+        except ParametersError:
+            continue
+        generator = np.random.default_rng([seed, number])
+        conf = int(generator.integers(len(example.energy)))
+        coords = example.coords[conf : conf + 1].astype(np.float64)
+        tasks.append(RelaxTask(topology=example.topology, parameters=parameters, coords=coords))
+        starts.append((example, generator))
+    halfway, ends = relax(tasks, RelaxSettings(max_evaluations=HALFWAY)), relax(tasks)
+    for (example, generator), task, half, end in zip(starts, tasks, halfway, ends, strict=True):
+        try:
+            surface = cheap(np.array(example.topology.atomic_numbers), example.ligand.total_charge)
+            yield _row(example, task, [half.coords[0], end.coords[0]], surface, generator)
+        except QMError:
+            continue
+
+
+def _row(
+    example: QMExample,
+    task: RelaxTask,
+    relaxed: list[FloatArray],
+    surface: Surface,
+    generator: np.random.Generator,
+) -> dict[str, Any]:
+    start = task.coords[0]
+    indices = indices_from_topology(example.topology)
+    stiffness = stiffness_of_internals(TorchParameters.from_mm(task.parameters))
+    anchor = anchor_at(indices, start, stiffness, surface(start))
+    displaced = start + displace_along(soft_modes(anchor.internals, stiffness, N_SOFT), KT, generator)
+    points: list[tuple[FloatArray, float, FloatArray]] = [(start, 0.0, np.zeros_like(start))]
+    for coords in (*relaxed, displaced):
+        if _is_near(anchor, coords):
+            energy, gradient, _ = anchor.relative(coords, *surface(coords))
+            points.append((coords, energy, gradient))
+    return {
+        "source": SOURCE,
+        "kind": "near-minimum",
+        "level": "gfn2-xtb",
+        "key": example.key,
+        "mapped_smiles": example.ligand.mapped_smiles,
+        "charge": example.ligand.total_charge,
+        "n_atoms": example.topology.n_atoms,
+        "n_confs": len(points),
+        "atomic_numbers": np.array(example.topology.atomic_numbers),
+        "coords": np.array([p[0] for p in points], dtype=np.float32).ravel(),
+        "energy": np.array([p[1] for p in points]),
+        "gradient": np.array([p[2] for p in points], dtype=np.float32).ravel(),
+        "dihedral": None,
+        "grid": None,
+    }
+
+
+def _is_near(anchor: Anchor, coords: FloatArray) -> bool:
+    """No dihedral turned so far that the linear part taken at the minimum means nothing."""
+    change = measure_internals(anchor.indices, coords).difference(anchor.internals)
+    return bool(np.abs(change[anchor.internals.n_stretch :]).max(initial=0.0) <= LARGEST_TURN)

@@ -1,0 +1,45 @@
+"""Work shared by processes: each piece once, whoever dies."""
+
+import multiprocessing
+import os
+import signal
+
+from models.side_by_side import claimed, side_by_side
+
+FORK = multiprocessing.get_context("fork")
+
+
+def test_each_piece_is_done_once_and_results_are_in_order(tmp_path):
+    """Five pieces by three processes: every folder's work was begun once, and results are in order."""
+    folders = [tmp_path / str(number) for number in range(5)]
+
+    def work(number):
+        made = folders[number] / "made"
+        if not made.exists():
+            with (folders[number] / "begun").open("a") as file:
+                file.write("x")
+            made.write_text(str(number**2))
+        return int(made.read_text())
+
+    assert side_by_side(work, folders, processes=3) == [0, 1, 4, 9, 16]
+    assert [(folder / "begun").read_text() for folder in folders] == ["x"] * 5
+
+
+def test_what_a_killed_process_held_is_free(tmp_path):
+    """The lock of a process that was killed does not outlive it."""
+    held, end = FORK.Event(), FORK.Event()
+
+    def hold():
+        with claimed(tmp_path / "piece", wait=True):
+            held.set()
+            end.wait()
+
+    holder = FORK.Process(target=hold)
+    holder.start()
+    assert held.wait(60)
+    with claimed(tmp_path / "piece", wait=False) as is_ours:
+        assert not is_ours
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    with claimed(tmp_path / "piece", wait=False) as is_ours:
+        assert is_ours

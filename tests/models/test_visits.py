@@ -1,0 +1,106 @@
+"""Visits: what a model's relaxations of DFT minima meet on a cheap surface."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+
+from models.dataset import examples_of
+from models.near_minima import anchor_at, stiffness_of_internals
+from models.predict import load_predictor
+from models.relax import RelaxTask, relax
+from models.terms import TorchParameters, indices_from_topology
+from models.visits import visit
+from pipeline.errors import QMError
+from pipeline.ligand import to_rdkit
+from pipeline.qm.surface import Gfn2Surface
+
+MOLECULES = ("CC(=O)NC", "C[NH2+]CC(=O)[O-]", "OCCc1ccccc1")
+SEED = 5
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return load_predictor("default")
+
+
+@pytest.fixture
+def examples(build_ligand):
+    """One MMFF94 geometry of each molecule, said to be its DFT minimum."""
+    rows = []
+    for smiles in MOLECULES:
+        ligand = build_ligand(smiles)
+        mol = to_rdkit(ligand)
+        assert rdDistGeom.EmbedMolecule(mol, randomSeed=2) == 0
+        rdForceFieldHelpers.MMFFOptimizeMolecule(mol)
+        coords = mol.GetConformer().GetPositions().astype(np.float32)
+        rows.append(
+            {
+                "source": "test",
+                "kind": "minima",
+                "level": "mmff94",
+                "key": smiles,
+                "mapped_smiles": ligand.mapped_smiles,
+                "charge": ligand.total_charge,
+                "n_atoms": len(coords),
+                "n_confs": 1,
+                "atomic_numbers": [atom.GetAtomicNum() for atom in mol.GetAtoms()],
+                "coords": coords.ravel(),
+                "energy": np.zeros(1),
+                "gradient": np.zeros(coords.size, dtype=np.float32),
+                "dihedral": None,
+                "grid": None,
+            }
+        )
+    return examples_of(pd.DataFrame(rows))[0]
+
+
+def test_a_visit_is_the_minimum_and_what_the_model_meets(examples, predictor):
+    """GFN2-xTB as cheap level: the first point is the stationary DFT minimum, the third the model's own, with
+    the energy and gradient of the corrected surface there; all rows pass through the reader of tables.
+    """
+    rows = list(visit(examples, predictor, Gfn2Surface, SEED))
+    again = list(visit(examples, predictor, Gfn2Surface, SEED))
+    assert [row["key"] for row in rows] == [example.key for example in examples]
+    read, left_out = examples_of(pd.DataFrame(rows))
+    assert left_out == 0
+    for example, row, other, seen in zip(examples, rows, again, read, strict=True):
+        np.testing.assert_array_equal(row["coords"], other["coords"])
+        assert row["kind"] == "near-minimum"
+        assert 2 <= row["n_confs"] <= 4
+        np.testing.assert_allclose(seen.coords[0], example.coords[0], atol=1e-6)
+        assert row["energy"][0] == 0.0
+        assert not np.any(seen.gradient[0])
+        start = example.coords[0].astype(float)
+        parameters = predictor.predict(example.ligand, example.topology)
+        task = RelaxTask(topology=example.topology, parameters=parameters, coords=start[None])
+        end = relax([task])[0].coords[0]
+        surface = Gfn2Surface(np.array(example.topology.atomic_numbers), example.ligand.total_charge)
+        indices = indices_from_topology(example.topology)
+        stiffness = stiffness_of_internals(TorchParameters.from_mm(parameters))
+        anchor = anchor_at(indices, start, stiffness, surface(start))
+        energy, gradient, _ = anchor.relative(end, *surface(end))
+        nearest = int(np.abs(seen.coords - end).max(axis=(1, 2)).argmin())
+        assert row["energy"][nearest] == pytest.approx(energy, abs=2e-3)
+        np.testing.assert_allclose(seen.gradient[nearest], gradient, atol=0.05)
+
+
+def test_a_far_turn_is_left_out(examples, predictor, monkeypatch):
+    """With no turn allowed only the minimum itself remains."""
+    monkeypatch.setattr("models.visits.LARGEST_TURN", 0.0)
+    assert [row["n_confs"] for row in visit(examples, predictor, Gfn2Surface, SEED)] == [1, 1, 1]
+
+
+def test_where_the_cheap_level_fails_there_is_no_row(examples, predictor):
+    """The second molecule has no surface: the others are there."""
+
+    def cheap(atomic_numbers, total_charge):
+        if len(atomic_numbers) == examples[1].topology.n_atoms:
+            raise_scf()
+        return lambda coords: (0.0, np.zeros_like(coords))
+
+    def raise_scf():
+        raise QMError("no", kind="scf")
+
+    keys = [row["key"] for row in visit(examples, predictor, cheap, SEED)]
+    assert keys == [examples[0].key, examples[2].key]
