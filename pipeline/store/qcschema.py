@@ -196,27 +196,42 @@ def _singlepoint(document: _Document, keys: dict[str, str]) -> list[Entry]:
 
 def _optimisation(document: _Document, keys: dict[str, str]) -> list[Entry]:
     """The last geometry with its energy; its gradient is what the optimiser called zero, and is not kept."""
-    specification = document["specification"]["qc_specification"]
-    spec = _spec_of(specification, specification["program"], specification.get("keywords"))
-    energy, facts = float(document["energies"][-1]), _facts(document)
-    return [_entry(document["final_molecule"], energy, {}, (spec, "energy", facts), keys)]
+    return [_end_of(document, {}, {}, keys)]
 
 
 def _torsion_drive(document: _Document, keys: dict[str, str]) -> list[Entry]:
+    """The end of the lowest optimisation at each angle, with its gradient where the trajectory came along:
+    along the driven torsion it is not zero.
+    """
+    dihedrals = ((document.get("specification") or {}).get("keywords") or {}).get("dihedrals") or []
+    driven = {"dihedral": " ".join(map(str, dihedrals[0]))} if len(dihedrals) == 1 else {}
     entries = []
     for grid, optimisations in document["optimization_records"].items():
         whole = [each for each in optimisations if each.get("status") == "complete"]
         if whole:
             lowest = min(whole, key=lambda each: float(each["energies"][-1]))
-            facts = {"grid": " ".join(map(str, json.loads(grid))), "drive": str(document["id"])}
-            (entry,) = _optimisation({**lowest, "parmflow_facts": facts}, keys)
-            entries.append(entry)
+            facts = {"grid": " ".join(map(str, json.loads(grid))), "drive": str(document["id"]), **driven}
+            trajectory = lowest.get("trajectory_records") or [{}]
+            gradient = (trajectory[-1].get("properties") or {}).get("return_gradient")
+            entries.append(_end_of(lowest, {} if gradient is None else {"gradient": gradient}, facts, keys))
     return entries
 
 
+def _end_of(
+    optimisation: _Document,
+    arrays: Mapping[str, Sequence[float]],
+    facts: Mapping[str, str],
+    keys: dict[str, str],
+) -> Entry:
+    specification = optimisation["specification"]["qc_specification"]
+    spec = _spec_of(specification, specification["program"], specification.get("keywords"))
+    energy, driver = float(optimisation["energies"][-1]), "gradient" if arrays else "energy"
+    whole = (spec, driver, {**_facts(optimisation), **facts})
+    return _entry(optimisation["final_molecule"], energy, arrays, whole, keys)
+
+
 def _facts(record: _Document) -> dict[str, str]:
-    facts = {"source": "qcarchive", "kind": str(record["record_type"]), "qcarchive_id": str(record["id"])}
-    return facts | dict(record.get("parmflow_facts", {}))
+    return {"source": "qcarchive", "kind": str(record["record_type"]), "qcarchive_id": str(record["id"])}
 
 
 def _spec_of(model: _Document, program: str, keywords: _Document | None) -> QMSpec:
