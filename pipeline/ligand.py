@@ -8,6 +8,7 @@ hydrogens, written or implied, grouped by their heavy atom in order.
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -32,6 +33,8 @@ from pipeline.stereo import forget_inverting_nitrogen
 PERCEPTION_VERSION = "1"
 """Part of every ligand key: changes when the rules below, or a new RDKit, would name a molecule otherwise."""
 
+_REMEMBERED = 64
+"""molecules whose reading is kept: each is asked for several times on its way"""
 _CLOSEST_ATOMS = 0.4
 """angstrom; shorter than half of any bond: two atoms in one place"""
 
@@ -51,11 +54,16 @@ def standardise(record: Record, rules: LigandRules) -> tuple[Ligand, Conformers 
 
 def to_rdkit(ligand: Ligand) -> Chem.Mol:
     """Build the RDKit molecule of a ligand, atoms in the ligand's order, no map numbers, no conformer."""
+    return Chem.Mol(_read_mapped(ligand.mapped_smiles))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _read_mapped(mapped_smiles: str) -> Chem.Mol:
     options = Chem.SmilesParserParams()
     options.removeHs = False
-    mol = Chem.MolFromSmiles(ligand.mapped_smiles, options)
+    mol = Chem.MolFromSmiles(mapped_smiles, options)
     if mol is None:
-        raise RecordError(f"{ligand.name}: RDKit cannot read the mapped SMILES {ligand.mapped_smiles!r}")
+        raise RecordError(f"RDKit cannot read the mapped SMILES {mapped_smiles!r}")
     order: list[int] = [0] * mol.GetNumAtoms()
     for atom in mol.GetAtoms():
         order[atom.GetAtomMapNum() - 1] = atom.GetIdx()
@@ -205,7 +213,7 @@ def _geometry(mol: Chem.Mol) -> FloatArray | None:
 
 def ligand_key(ligand: Ligand) -> str:
     """Name a molecule: sha256 (hex) of the perception version and the canonical explicit-hydrogen SMILES."""
-    text, _ = _canonical_form(ligand)
+    text, _ = _canonical_form(ligand.mapped_smiles)
     return hashlib.sha256(f"{PERCEPTION_VERSION}|{text}".encode()).hexdigest()
 
 
@@ -215,7 +223,7 @@ def canonical_order(ligand: Ligand) -> IntArray:
     Heavy atoms in the order of the canonical SMILES, then hydrogens. The order is read off the very text that
     is the molecule's identity, so ties between equivalent atoms, however broken, give one labelled molecule.
     """
-    text, form = _canonical_form(ligand)
+    text, form = _canonical_form(ligand.mapped_smiles)
     reference = _read_canonical(text)
     written = list(form.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"])
     order = _heavy_first(form, written)
@@ -230,7 +238,7 @@ def canonical_ligand(ligand: Ligand) -> Ligand:
 
     Its atom i is the ligand's atom `canonical_order(ligand)[i]`.
     """
-    text, _ = _canonical_form(ligand)
+    text, _ = _canonical_form(ligand.mapped_smiles)
     return ligand_from_rdkit(_read_canonical(text), ligand.name)
 
 
@@ -240,9 +248,10 @@ def reorder_ligand(ligand: Ligand, order: IntArray) -> Ligand:
     return ligand_from_rdkit(mol, ligand.name)
 
 
-def _canonical_form(ligand: Ligand) -> tuple[str, Chem.Mol]:
-    """The canonical SMILES, and the resonance form it was written from, in the ligand's atom order."""
-    drawn = _draw_hypervalent(to_rdkit(ligand))
+@lru_cache(maxsize=_REMEMBERED)
+def _canonical_form(mapped_smiles: str) -> tuple[str, Chem.Mol]:
+    """The canonical SMILES, and the resonance form it was written from (only to be read), in atom order."""
+    drawn = _draw_hypervalent(_read_mapped(mapped_smiles))
     form = min(resonance_forms(drawn), key=lambda form: (*_preference(form), _n_changes(drawn, form)))
     return Chem.MolToSmiles(form), form
 
