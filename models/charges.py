@@ -6,6 +6,8 @@ Comput. Sci. 2003, 43, 1982, eq. 3)
     q_i = -e_i / s_i + (1 / s_i) (Q + sum_j e_j / s_j) / (sum_j 1 / s_j)
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +30,27 @@ class ChargeNetwork(nn.Module):
         electronegativity, raw_hardness = self.readout(self.encoder(batch, backend)).unbind(dim=1)
         hardness = MIN_HARDNESS + nn.functional.softplus(raw_hardness + 1.0)
         return equilibrate(electronegativity, hardness, batch)
+
+
+class ChargeEnsemble(nn.Module):
+    """Charge networks of one size that were trained alike from other seeds; their mean is the charge."""
+
+    def __init__(self, members: Sequence[ChargeNetwork]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    @property
+    def n_members(self) -> int:
+        """Number of networks."""
+        return len(self.members)
+
+    def forward(self, batch: GraphBatch, backend: Backend = "torch") -> Tensor:
+        """Return (n_atoms,) elementary charges."""
+        return self.each(batch, backend).mean(dim=0)
+
+    def each(self, batch: GraphBatch, backend: Backend = "torch") -> Tensor:
+        """What every member says on its own, (n_members, n_atoms)."""
+        return torch.stack([member(batch, backend) for member in self.members])
 
 
 def equilibrate(electronegativity: Tensor, hardness: Tensor, batch: GraphBatch) -> Tensor:

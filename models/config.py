@@ -43,6 +43,10 @@ class ChargeStage(_Config):
 
     network: NetworkConfig = NetworkConfig()
     schedule: ScheduleConfig
+    members: int = Field(default=1, ge=1)
+    """networks trained from different seeds, whose mean is the charge"""
+    processes: int = Field(default=1, ge=1)
+    """members trained side by side"""
     max_molecules: int | None = None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.charges import ChargeNetwork
+from models.charges import ChargeEnsemble
 from models.dataset import QMExample, read_qm_examples
 from models.loss import TrainingRow, draw_batch, qm_errors
 from models.network import ValenceEnsemble, ValenceNetwork
@@ -63,7 +63,7 @@ def _few_conformers(example: QMExample) -> QMExample:
     )
 
 
-def predictor_of(charges: ChargeNetwork, valence: ValenceEnsemble, form: Form) -> Predictor:
+def predictor_of(charges: ChargeEnsemble, valence: ValenceEnsemble, form: Form) -> Predictor:
     """A predictor of networks in training, in float64; they stay as they are."""
     networks = deepcopy(valence).double().eval()
     model = Model(
@@ -79,7 +79,7 @@ def predictor_of(charges: ChargeNetwork, valence: ValenceEnsemble, form: Form) -
 
 
 def score_minima(
-    charges: ChargeNetwork, model: ValenceNetwork, examples: Sequence[QMExample]
+    charges: ChargeEnsemble, model: ValenceNetwork, examples: Sequence[QMExample]
 ) -> dict[str, float]:
     """Mean |ddE|, kcal/mol, mean RMSD, angstrom, and mean TFD after relaxing every conformer."""
     predictor = predictor_of(charges, ValenceEnsemble([deepcopy(model).cpu()]), model.form)

@@ -37,6 +37,13 @@ class Spread:
     """(n_propers,): standard deviation of the cosine series over a full turn"""
     improper: FloatArray
     """(n_impropers,): the same"""
+    charge: FloatArray
+    """(n_atoms,): standard deviation of the charge, elementary charges"""
+
+    @property
+    def total_charge(self) -> float:
+        """One number for the ligand's charges, elementary charges: root of the mean variance."""
+        return float(np.sqrt((self.charge**2).mean()))
 
     @property
     def total(self) -> float:
@@ -44,8 +51,8 @@ class Spread:
         return float(np.sqrt((self.proper**2).sum() + (self.improper**2).sum()))
 
 
-def spread_of(members: Sequence[ValenceParameters]) -> Spread:
-    """Compare the members' parameters of one ligand; zero for a single network."""
+def spread_of(members: Sequence[ValenceParameters], charges: Tensor) -> Spread:
+    """Compare the members' parameters of one ligand, and their charges (n_members, n_atoms); zero for one."""
 
     def scatter(k: str, rest: str) -> FloatArray:
         stiffness = torch.stack([getattr(member, k) for member in members])
@@ -62,6 +69,7 @@ def spread_of(members: Sequence[ValenceParameters]) -> Spread:
         angle=scatter("angle_k", "angle_theta"),
         proper=series("proper_k"),
         improper=series("improper_k"),
+        charge=_numpy(_variance(charges).sqrt()),
     )
 
 
@@ -81,12 +89,15 @@ class Domain:
     environments: frozenset[str]
     limit: float
     """kcal/mol"""
+    charge_limit: float
+    """elementary charges"""
 
     @classmethod
-    def of_training(cls, graphs: Iterable[MolecularGraph], limit: float) -> Self:
+    def of_training(cls, graphs: Iterable[MolecularGraph], *, limit: float, charge_limit: float) -> Self:
         """Count in how many molecules each environment occurs."""
         counts = Counter(name for graph in graphs for name in set(environments(graph)))
-        return cls(environments=frozenset(n for n, count in counts.items() if count >= RARE), limit=limit)
+        known = frozenset(name for name, count in counts.items() if count >= RARE)
+        return cls(environments=known, limit=limit, charge_limit=charge_limit)
 
     def assess(self, graph: MolecularGraph, spread: Spread) -> Confidence:
         """Judge one ligand: its atoms' surroundings and the disagreement about it."""
@@ -99,6 +110,11 @@ class Domain:
             doubts.append(
                 f"the networks disagree by {spread.total:.2f} kcal/mol (usual: below {self.limit:.2f})"
             )
+        if spread.total_charge > self.charge_limit:
+            doubts.append(
+                f"the networks disagree by {spread.total_charge:.3f} e about charges "
+                f"(usual: below {self.charge_limit:.3f})"
+            )
         return Confidence(
             uncertainty=spread.total,
             limit=self.limit,
@@ -107,18 +123,28 @@ class Domain:
             angle=spread.angle,
             proper=spread.proper,
             improper=spread.improper,
+            charge=spread.charge,
         )
 
     def to_json(self) -> str:
         """Serialise, sorted."""
-        return json.dumps({"environments": sorted(self.environments), "limit": self.limit}, indent=0) + "\n"
+        value = {
+            "environments": sorted(self.environments),
+            "limit": self.limit,
+            "charge_limit": self.charge_limit,
+        }
+        return json.dumps(value, indent=0) + "\n"
 
 
 def read_domain(path: Path) -> Domain:
     """Read a domain file; SettingsError when it is none."""
     try:
         value = json.loads(path.read_text())
-        return Domain(environments=frozenset(map(str, value["environments"])), limit=float(value["limit"]))
+        return Domain(
+            environments=frozenset(map(str, value["environments"])),
+            limit=float(value["limit"]),
+            charge_limit=float(value["charge_limit"]),
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"{path}: not a domain file: {error}") from error
 

@@ -46,9 +46,13 @@ class Predictor:
         topologies = [topology for _, topology in ligands]
         batch, indices = collate(graphs, topologies)
         members = self.valence.each(batch, indices)
-        charges = self.predict_charges(batch).split([topology.n_atoms for topology in topologies])
+        sizes = [topology.n_atoms for topology in topologies]
+        each_charge = self.model.charges.each(batch)
+        charges = made_exact(each_charge.mean(dim=0), batch).split(sizes)
         means = split_valence(mean_parameters(members), topologies)
-        confidences = self._confidences(graphs, [split_valence(one, topologies) for one in members])
+        confidences = self._confidences(
+            graphs, [split_valence(one, topologies) for one in members], each_charge.split(sizes, dim=1)
+        )
         parameters = [
             straighten(assemble(part, charge, assign_vdw(ligand)), topology, linear_centres(to_rdkit(ligand)))
             for part, charge, (ligand, topology) in zip(means, charges, ligands, strict=True)
@@ -56,23 +60,30 @@ class Predictor:
         return [replace(one, confidence=sure) for one, sure in zip(parameters, confidences, strict=True)]
 
     def _confidences(
-        self, graphs: Sequence[MolecularGraph], members: Sequence[Sequence[ValenceParameters]]
+        self,
+        graphs: Sequence[MolecularGraph],
+        members: Sequence[Sequence[ValenceParameters]],
+        charges: Sequence[Tensor],
     ) -> list[Confidence | None]:
         """How sure the model is of each ligand; None where its domain was not recorded."""
         domain = self.model.domain
         if domain is None:
             return [None] * len(graphs)
-        by_ligand = zip(*members, strict=True)
-        return [domain.assess(graph, spread_of(own)) for graph, own in zip(graphs, by_ligand, strict=True)]
+        by_ligand = zip(graphs, zip(*members, strict=True), charges, strict=True)
+        return [domain.assess(graph, spread_of(own, charge)) for graph, own, charge in by_ligand]
 
     @torch.no_grad()
     def predict_charges(self, batch: GraphBatch) -> Tensor:
         """Return (n_atoms,) charges, the rounding residual of each molecule spread evenly."""
-        charges = self.model.charges(batch)
-        zeros = torch.zeros_like(batch.total_charge)
-        residual = batch.total_charge - zeros.index_add(0, batch.atom_molecule, charges)
-        per_atom = residual / torch.bincount(batch.atom_molecule)
-        return charges + per_atom.index_select(0, batch.atom_molecule)
+        return made_exact(self.model.charges(batch), batch)
+
+
+def made_exact(charges: Tensor, batch: GraphBatch) -> Tensor:
+    """Spread the rounding residual of each molecule's charges (n_atoms,) evenly."""
+    zeros = torch.zeros_like(batch.total_charge)
+    residual = batch.total_charge - zeros.index_add(0, batch.atom_molecule, charges)
+    per_atom = residual / torch.bincount(batch.atom_molecule)
+    return charges + per_atom.index_select(0, batch.atom_molecule)
 
 
 def load_predictor(name: str, form: Form = "class1") -> Predictor:

@@ -64,12 +64,16 @@ def domain_of(model: Model, data: Path) -> Domain:
     """What the training molecules look like, and the disagreement that most dev molecules stay below."""
     known, _ = read_charge_examples(data / CHARGE_TABLE, "train")
     dev, _ = read_qm_examples(data / DEV_TABLE)
-    valence = deepcopy(model.valence).double().eval()
-    totals = []
+    charges, valence = deepcopy(model.charges).double().eval(), deepcopy(model.valence).double().eval()
+    spreads = []
     for example in {example.key: example for example in dev}.values():
         batch, indices = build_batch([(example.ligand, example.topology)])
-        totals.append(spread_of(valence.each(batch, indices)).total)
-    return Domain.of_training([e.graph for e in known], limit=float(np.quantile(totals, USUAL)))
+        spreads.append(spread_of(valence.each(batch, indices), charges.each(batch)))
+    return Domain.of_training(
+        [example.graph for example in known],
+        limit=float(np.quantile([spread.total for spread in spreads], USUAL)),
+        charge_limit=float(np.quantile([spread.total_charge for spread in spreads], USUAL)),
+    )
 
 
 def _check_tables(config: TrainConfig, data: Path) -> None:

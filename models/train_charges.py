@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.charges import ChargeNetwork
+from models.charges import ChargeEnsemble, ChargeNetwork
 from models.config import ChargeStage
 from models.dataset import ChargeExample, chunks, read_charge_examples
 from models.graph import collate_graphs
 from models.optimise import Report, Stage, run_stage
+from models.side_by_side import side_by_side
 
 CHARGE_TABLE = Path("charges") / "am1bcc.parquet"
 CHARGE_SCALE = 0.02
@@ -20,27 +21,41 @@ CHARGE_SCALE = 0.02
 
 def train_charges(
     config: ChargeStage, data: Path, folder: Path, *, seed: int, report: Report
-) -> ChargeNetwork:
-    """Train the charge network and return it with its best weights."""
+) -> ChargeEnsemble:
+    """Train the charge networks side by side and return them with their best weights."""
     table = data / CHARGE_TABLE
     examples, left_out = read_charge_examples(table, "train", limit=config.max_molecules)
     held_out, _ = read_charge_examples(table, "dev")
     report(f"charges: {len(examples)} molecules ({left_out} left out), {len(held_out)} held out")
-    torch.manual_seed(seed)
-    model = ChargeNetwork(config.network.width, config.network.n_layers, config.network.dropout)
+    folders = [folder / f"charges-{number}" for number in range(config.members)]
 
-    def loss(batch: Sequence[int], generator: np.random.Generator) -> Tensor:  # noqa: ARG001 - nothing is drawn
-        return charge_loss(model, [examples[index] for index in batch])
+    def train_one(number: int) -> ChargeNetwork:
+        torch.manual_seed(seed + 1000 * number)
+        model = ChargeNetwork(config.network.width, config.network.n_layers, config.network.dropout)
 
-    stage = Stage(
-        name="charges",
-        model=model,
-        n_examples=len(examples),
-        loss=loss,
-        score=lambda: score_charges(model, held_out),
-    )
-    run_stage(stage, config.schedule, seed=seed, folder=folder, report=report)
-    return model
+        def loss(batch: Sequence[int], generator: np.random.Generator) -> Tensor:  # noqa: ARG001 - none drawn
+            return charge_loss(model, [examples[index] for index in batch])
+
+        stage = Stage(
+            name="charges",
+            model=model,
+            n_examples=len(examples),
+            loss=loss,
+            score=lambda: score_charges(model, held_out),
+        )
+        run_stage(
+            stage,
+            config.schedule,
+            seed=seed + 1000 * number,
+            folder=folders[number],
+            report=lambda text: report(f"member {number}: {text}"),
+        )
+        return model
+
+    mean = ChargeEnsemble(side_by_side(train_one, folders, config.processes))
+    figures = "  ".join(f"{name} {value:.4f}" for name, value in score_charges(mean, held_out).items())
+    report(f"charges, mean of {mean.n_members}: {figures}")
+    return mean
 
 
 def charge_loss(model: ChargeNetwork, examples: Sequence[ChargeExample]) -> Tensor:
@@ -53,7 +68,9 @@ def charge_loss(model: ChargeNetwork, examples: Sequence[ChargeExample]) -> Tens
 
 
 @torch.no_grad()
-def score_charges(model: ChargeNetwork, examples: Sequence[ChargeExample]) -> dict[str, float]:
+def score_charges(
+    model: ChargeNetwork | ChargeEnsemble, examples: Sequence[ChargeExample]
+) -> dict[str, float]:
     """RMSE per atom over all atoms, and the share of molecules above 0.1 e RMSE."""
     squared_sum, n_atoms, per_molecule = 0.0, 0, []
     for part in chunks(examples, 128):

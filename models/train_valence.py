@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from models.charges import ChargeNetwork
+from models.charges import ChargeEnsemble
 from models.config import Class2Stage, ScheduleConfig, TrainConfig, ValenceStage
 from models.dataset import examples_of
 from models.dev_score import predictor_of, read_dev_minima, score_minima, score_torsions
@@ -87,7 +87,7 @@ def steps_of(config: TrainConfig) -> list[Step]:
 
 def train_valence(
     config: TrainConfig,
-    charges: ChargeNetwork,
+    charges: ChargeEnsemble,
     data: Path,
     folder: Path,
     *,
@@ -122,7 +122,7 @@ class _Crew:
     """The members and where they are trained."""
 
     config: TrainConfig
-    charges: ChargeNetwork
+    charges: ChargeEnsemble
     folder: Path
     score: Score
     report: Report
@@ -200,7 +200,7 @@ def _minima_of(table: Path) -> pd.DataFrame:
     return rows[rows["kind"] == "minima"]
 
 
-def dev_score(table: Path, charges: ChargeNetwork, stage: ValenceStage, report: Report) -> Score:
+def dev_score(table: Path, charges: ChargeEnsemble, stage: ValenceStage, report: Report) -> Score:
     """Read the dev table; the function that scores a network on torsion drives and relaxed minima."""
     drives = [name for name in ("gen2-torsion", "torsiontest2000") if name in stage.sources]
     of_drives = stage.model_copy(update={"sources": dict.fromkeys(drives, 0), "soft_modes": 0})

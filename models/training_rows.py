@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.charges import ChargeNetwork
+from models.charges import ChargeEnsemble
 from models.config import ValenceStage
 from models.dataset import QMExample, read_qm_examples
 from models.graph import collate_graphs
@@ -38,7 +38,7 @@ def sage_labeller(path: Path) -> Labeller:
 
 def prepare_rows(
     paths: Sequence[Path],
-    charges: ChargeNetwork,
+    charges: ChargeEnsemble,
     config: ValenceStage,
     prior: Labeller | None,
     report: Report,
@@ -59,7 +59,7 @@ def prepare_rows(
 
 @torch.no_grad()
 def prepare_row(
-    example: QMExample, charges: ChargeNetwork, config: ValenceStage, prior: Labeller | None
+    example: QMExample, charges: ChargeEnsemble, config: ValenceStage, prior: Labeller | None
 ) -> TrainingRow | None:
     """One training row; None when under two points lie in the energy window and none has a gradient."""
     inside = np.flatnonzero(example.energy <= config.energy_window)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from models.charges import ChargeNetwork
+from models.charges import ChargeEnsemble, ChargeNetwork
 from models.config import NetworkConfig
 from models.domain import Domain, read_domain
 from models.features import ELEMENTS, N_ATOM_FEATURES, N_EDGE_FEATURES
@@ -23,19 +23,19 @@ from pipeline.schema import CONVENTIONS_VERSION
 from pipeline.settings import Form
 
 SHIPPED = Path(__file__).parent / "weights"
-DEFAULT = "second"
+DEFAULT = "third"
 DOMAIN_FILE = "domain.json"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Model:
-    """A charge network and an ensemble of valence networks that belong together."""
+    """Ensembles of charge networks and of valence networks that belong together."""
 
     name: str
     version: str
     sha256: str
     """of the manifest, which holds the hashes of the weights"""
-    charges: ChargeNetwork
+    charges: ChargeEnsemble
     valence: ValenceEnsemble
     sizes: dict[str, NetworkConfig]
     class2: ValenceEnsemble | None = None
@@ -74,6 +74,7 @@ def save_model(model: Model, folder: Path) -> Model:
         "elements": list(ELEMENTS),
         "n_atom_features": N_ATOM_FEATURES,
         "n_edge_features": N_EDGE_FEATURES,
+        "n_charge_members": model.charges.n_members,
         "n_members": model.valence.n_members,
         "n_class2_members": 0 if model.class2 is None else model.class2.n_members,
         "networks": {part: size.model_dump() for part, size in model.sizes.items()},
@@ -107,7 +108,12 @@ def load_model_folder(folder: Path) -> Model:
         manifest = json.loads(path.read_text())
         sizes = {part: NetworkConfig(**size) for part, size in manifest["networks"].items()}
         _check_conventions(manifest, folder)
-        charges = ChargeNetwork(sizes["charges"].width, sizes["charges"].n_layers)
+        charges = ChargeEnsemble(
+            [
+                ChargeNetwork(sizes["charges"].width, sizes["charges"].n_layers)
+                for _ in range(manifest["n_charge_members"])
+            ]
+        )
         valence = _ensemble(sizes["valence"], manifest["n_members"], "class1")
         networks: dict[str, nn.Module] = {"charges": charges, "valence": valence}
         class2 = None

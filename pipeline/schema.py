@@ -281,7 +281,7 @@ class CrossTerms:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Confidence:
-    """How sure a model is of the parameters it gave, row by row beside the Topology; all in kcal/mol."""
+    """How sure a model is of the parameters it gave, row by row beside the Topology; kcal/mol but charges."""
 
     uncertainty: float
     """one number for the ligand: by how much the model's networks disagree over its torsions"""
@@ -297,10 +297,12 @@ class Confidence:
     """(n_propers,): standard deviation of the cosine series over a full turn"""
     improper: FloatArray
     """(n_impropers,): the same, per trefoil row"""
+    charge: FloatArray
+    """(n_atoms,): standard deviation of the charge, elementary charges"""
 
     def __post_init__(self) -> None:
         """Check shapes and make the arrays read-only."""
-        for name in ("bond", "angle", "proper", "improper"):
+        for name in ("bond", "angle", "proper", "improper", "charge"):
             _freeze(self, name, np.float64, (None,))
 
 

@@ -117,6 +117,7 @@ def restore_order(
             angle=parameters.confidence.angle[angle_rows],
             proper=parameters.confidence.proper[proper_rows],
             improper=parameters.confidence.improper[improper_rows],
+            charge=parameters.confidence.charge[inverse],
         ),
     )
 

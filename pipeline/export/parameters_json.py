@@ -79,11 +79,12 @@ def write_parameters_json(parametrized: Parametrized) -> str:
 
 
 def _confidence(confidence: Confidence | None) -> dict[str, Any] | None:
-    """How sure the model is, kcal/mol, row by row beside the interactions; null where nobody knows."""
+    """How sure the model is, row by row beside interactions and atoms; null where nobody knows."""
     if confidence is None:
         return None
     rows = {
-        f"{term}s": getattr(confidence, term).tolist() for term in ("bond", "angle", "proper", "improper")
+        f"{term}s": getattr(confidence, term).tolist()
+        for term in ("bond", "angle", "proper", "improper", "charge")
     }
     return {
         "uncertainty": confidence.uncertainty,

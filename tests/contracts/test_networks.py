@@ -9,7 +9,7 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from models.charges import ChargeNetwork
+from models.charges import ChargeEnsemble, ChargeNetwork
 from models.config import NetworkConfig
 from models.network import ValenceEnsemble, ValenceNetwork
 from models.predict import Predictor, build_batch, load_predictor
@@ -54,7 +54,7 @@ def random_model() -> Model:
         name="random",
         version="0",
         sha256="",
-        charges=ChargeNetwork(32, 3).double().requires_grad_(False),
+        charges=ChargeEnsemble([ChargeNetwork(32, 3), ChargeNetwork(32, 3)]).double().requires_grad_(False),
         valence=ValenceEnsemble([ValenceNetwork(32, 3).double().requires_grad_(False)]),
         sizes=sizes,
     )

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from models.charges import ChargeNetwork
+from models.charges import ChargeEnsemble, ChargeNetwork
 from models.config import NetworkConfig
 from models.network import ValenceEnsemble, ValenceNetwork
 from models.weights import Model, save_model
@@ -104,7 +104,7 @@ def model_folder(tmp_path_factory):
             name="tiny",
             version="0",
             sha256="",
-            charges=ChargeNetwork(16, 2),
+            charges=ChargeEnsemble([ChargeNetwork(16, 2)]),
             valence=ValenceEnsemble([ValenceNetwork(16, 2)]),
             sizes={"charges": size, "valence": size},
         )

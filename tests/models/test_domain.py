@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.charges import ChargeNetwork
+from models.charges import ChargeEnsemble, ChargeNetwork
 from models.config import NetworkConfig
 from models.domain import Domain, environments, read_domain, spread_of
 from models.features import build_graph
@@ -18,6 +18,9 @@ from models.uncertainty import error_against_uncertainty
 from models.weights import Model, load_model_folder, save_model
 from pipeline.errors import SettingsError
 from pipeline.topology import build_topology
+
+SAME = torch.zeros((1, 3), dtype=torch.float64)
+"""charges of one member: no spread"""
 
 
 def ensemble(n: int) -> ValenceEnsemble:
@@ -34,7 +37,7 @@ def members_of(smiles, build_ligand, n=3):
 def test_a_single_network_agrees_with_itself(build_ligand):
     """One member: no spread in any row, and the mean is that member."""
     (member,) = members_of("CC(=O)NC", build_ligand, n=1)
-    spread = spread_of([member])
+    spread = spread_of([member], SAME)
     assert spread.total == 0
     assert not spread.bond.any()
     mean = mean_parameters([member])
@@ -65,8 +68,8 @@ def test_spread_of_a_series_is_its_standard_deviation_over_a_turn(build_ligand):
     shifted = member.proper_k.clone()
     shifted[0, 2] += 0.6
     other = dataclasses.replace(member, proper_k=shifted)
-    assert spread_of([member, other]).proper[0] == pytest.approx(0.3 / math.sqrt(2))
-    assert spread_of([member, other]).total == pytest.approx(0.3 / math.sqrt(2))
+    assert spread_of([member, other], SAME).proper[0] == pytest.approx(0.3 / math.sqrt(2))
+    assert spread_of([member, other], SAME).total == pytest.approx(0.3 / math.sqrt(2))
 
 
 def test_environments_follow_the_atoms(build_ligand):
@@ -82,8 +85,8 @@ def test_environments_follow_the_atoms(build_ligand):
 def test_an_unknown_environment_is_flagged_and_named(build_ligand):
     """Trained on alcohols, a thiol's sulfur and its neighbours are unknown; an alcohol is inside."""
     graphs = [build_graph(build_ligand(s)) for s in ("CCO", "CCO", "CCCO")]
-    domain = Domain.of_training(graphs, limit=1.0)
-    no_spread = spread_of(members_of("CCO", build_ligand, n=1))
+    domain = Domain.of_training(graphs, limit=1.0, charge_limit=0.1)
+    no_spread = spread_of(members_of("CCO", build_ligand, n=1), SAME)
     inside = domain.assess(build_graph(build_ligand("CCO")), no_spread)
     assert inside.doubt == ""
     outside = domain.assess(build_graph(build_ligand("CCS")), no_spread)
@@ -93,11 +96,24 @@ def test_an_unknown_environment_is_flagged_and_named(build_ligand):
 def test_disagreement_beyond_the_usual_is_flagged(build_ligand):
     """The same ligand inside at a generous limit and outside at a tight one, with both numbers said."""
     graph = build_graph(build_ligand("CC(=O)NC"))
-    spread = spread_of(members_of("CC(=O)NC", build_ligand))
+    spread = spread_of(members_of("CC(=O)NC", build_ligand), SAME)
     assert spread.total > 0
-    assert Domain.of_training([graph, graph], limit=2 * spread.total).assess(graph, spread).doubt == ""
-    tight = Domain.of_training([graph, graph], limit=spread.total / 2).assess(graph, spread)
+    usual = Domain.of_training([graph, graph], limit=2 * spread.total, charge_limit=0.1)
+    assert usual.assess(graph, spread).doubt == ""
+    tight = dataclasses.replace(usual, limit=spread.total / 2).assess(graph, spread)
     assert f"{spread.total:.2f}" in tight.doubt
+
+
+def test_disagreement_about_charges_is_flagged(build_ligand):
+    """Two members 0.2 e apart on one of three atoms: 0.1 e there, 0.1 / sqrt(3) for the ligand by hand."""
+    graph = build_graph(build_ligand("CC(=O)NC"))
+    apart = torch.tensor([[0.5, -0.2, -0.3], [0.3, -0.2, -0.3]], dtype=torch.float64)
+    spread = spread_of(members_of("CC(=O)NC", build_ligand, n=1), apart)
+    np.testing.assert_allclose(spread.charge, [0.1, 0.0, 0.0], atol=1e-15)
+    assert spread.total_charge == pytest.approx(0.1 / math.sqrt(3))
+    usual = Domain.of_training([graph, graph], limit=1.0, charge_limit=0.06)
+    assert usual.assess(graph, spread).doubt == ""
+    assert "0.058 e" in dataclasses.replace(usual, charge_limit=0.05).assess(graph, spread).doubt
 
 
 def shipped(tmp_path, build_ligand) -> Model:
@@ -107,10 +123,10 @@ def shipped(tmp_path, build_ligand) -> Model:
         name="m",
         version="1",
         sha256="",
-        charges=ChargeNetwork(16, 2),
+        charges=ChargeEnsemble([ChargeNetwork(16, 2), ChargeNetwork(16, 2)]),
         valence=ensemble(2),
         sizes={"charges": size, "valence": size},
-        domain=Domain.of_training(graphs, limit=0.5),
+        domain=Domain.of_training(graphs, limit=0.5, charge_limit=0.1),
     )
     return save_model(model, tmp_path)
 

@@ -12,7 +12,7 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from models.charges import ChargeNetwork
+from models.charges import ChargeEnsemble, ChargeNetwork
 from models.config import NetworkConfig, ScheduleConfig, read_config
 from models.dataset import read_qm_examples
 from models.finetune import fine_tune, is_improvement
@@ -295,7 +295,7 @@ def model() -> Model:
         name="m",
         version="1.0",
         sha256="",
-        charges=ChargeNetwork(24, 2).double(),
+        charges=ChargeEnsemble([ChargeNetwork(24, 2)]).double(),
         valence=ValenceEnsemble([ValenceNetwork(24, 2).double()]),
         sizes={"charges": size, "valence": size},
     )
@@ -353,7 +353,7 @@ def references(build_ligand, n_points: int = 8) -> list[Reference]:
         name="t",
         version="1",
         sha256="",
-        charges=ChargeNetwork(24, 2).double(),
+        charges=ChargeEnsemble([ChargeNetwork(24, 2)]).double(),
         valence=ValenceEnsemble([ValenceNetwork(24, 2).double()]),
         sizes={"charges": size, "valence": size},
     )

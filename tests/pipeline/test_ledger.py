@@ -354,7 +354,9 @@ def test_a_prediction_comes_back_with_its_class2_terms_and_its_confidence():
         angle_torsion=np.zeros((0, 2, 3)),
         angle_angle_torsion=[],
     )
-    sure = Confidence(uncertainty=0.1, limit=1 / 3, doubt="odd", bond=[0.7], angle=[], proper=[], improper=[])
+    sure = Confidence(
+        uncertainty=0.1, limit=1 / 3, doubt="odd", bond=[0.7], angle=[], proper=[], improper=[], charge=[0.01]
+    )
     parameters = MMParameters(
         bond_k=[700.0],
         bond_length=[1.1],

@@ -249,6 +249,7 @@ def test_confidence_follows_its_rows():
         angle=plain.angle_k,
         proper=plain.proper_k[:, 0],
         improper=plain.improper_k[:, 0],
+        charge=plain.charge,
     )
     parameters = dataclasses.replace(plain, confidence=confidence)
     _, restored = restore_order(topology, parameters, canonical_order(ligand))
@@ -256,3 +257,4 @@ def test_confidence_follows_its_rows():
     np.testing.assert_array_equal(restored.confidence.angle, restored.angle_k)
     np.testing.assert_array_equal(restored.confidence.proper, restored.proper_k[:, 0])
     np.testing.assert_array_equal(restored.confidence.improper, restored.improper_k[:, 0])
+    np.testing.assert_array_equal(restored.confidence.charge, restored.charge)
