@@ -151,8 +151,11 @@ FILES = (
         check_in_engine=lammps_engine.check_lammps_in_engine,
         engine=lammps_engine.PROGRAM,
         needs_coords=True,
+        holds_cross=True,
     ),
-    FileKind(name="ligand.data", format="lammps", write=write_lammps_data, needs_coords=True),
+    FileKind(
+        name="ligand.data", format="lammps", write=write_lammps_data, needs_coords=True, holds_cross=True
+    ),
     FileKind(
         name="parameters.json",
         format="",

@@ -7,6 +7,7 @@ bonds, as LAMMPS does. What it does not know it refuses.
 import math
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,15 @@ import openmm
 
 from pipeline.errors import VerificationError
 from pipeline.readback import CHARGE_SUM_TOLERANCE, Check
+from pipeline.readback_lammps_class2 import (
+    DIHEDRAL_SECTIONS,
+    SECTIONS,
+    STYLES,
+    Rows,
+    Terms,
+    build_class2_forces,
+    split_dihedral_types,
+)
 from pipeline.units import ANGSTROM_PER_NM, DEGREE_PER_RADIAN, KJ_PER_KCAL
 from pipeline.verify import Reference, check_system
 
@@ -56,12 +66,15 @@ class _Script:
     vdw_factors: tuple[float, ...]
     coulomb_factors: tuple[float, ...]
     """for atoms one, two and three bonds apart"""
+    class2: bool
+    """whether the bonded styles are those of class II"""
 
 
 def check_lammps(path: Path, reference: Reference) -> list[Check]:
     """Build the system that script and data file describe, and compare energies, charges and coordinates."""
     script = _read_script(path.read_text(encoding="utf-8"))
-    sections = _read_sections(path.with_name(script.data_file).read_text(encoding="utf-8"))
+    text = path.with_name(script.data_file).read_text(encoding="utf-8")
+    sections = read_sections(text, class2=script.class2)
     coords = np.array([row[4:7] for row in sections["Atoms"]], dtype=np.float64)
     expected = reference.parametrized.coords
     if expected is None or coords.shape != expected.shape:
@@ -84,7 +97,11 @@ def _read_script(text: str) -> _Script:
         word, _, rest = line.split("#")[0].strip().partition(" ")
         if word and word not in _INERT:
             commands[word] = " ".join(rest.split())
-    for word, value in _FIXED.items():
+    class2 = commands.get("bond_style") == STYLES["bond_style"]
+    styles = STYLES if class2 else {}
+    if commands.get("dihedral_style") == _FIXED["dihedral_style"]:  # of class II too, where there are none
+        styles = styles | {"dihedral_style": _FIXED["dihedral_style"]}
+    for word, value in (_FIXED | styles).items():
         if commands.pop(word) != value:
             raise ValueError(f"{word} is not {value}")
     pair_style, cutoff = commands.pop("pair_style").split()
@@ -96,52 +113,65 @@ def _read_script(text: str) -> _Script:
         cutoff=float(cutoff),
         vdw_factors=tuple(map(float, factors[:3])),
         coulomb_factors=tuple(map(float, factors[4:])),
+        class2=class2,
     )
     if commands:
         raise ValueError(f"unknown command {next(iter(commands))}")
     return script
 
 
-def _read_sections(text: str) -> dict[str, list[list[str]]]:
+def read_sections(text: str, *, class2: bool) -> dict[str, Rows]:
     """Rows of every section in the order of their numbers; ValueError unless as many as the header says."""
     lines = [line.split("#")[0].strip() for line in text.splitlines()[1:]]
-    sections: dict[str, list[list[str]]] = {name: [] for name in _SECTIONS}
+    known: dict[str, tuple[str, int | None]] = dict(_SECTIONS)
+    if class2:  # rows of a hybrid style have lengths of their own
+        known |= SECTIONS | dict.fromkeys(DIHEDRAL_SECTIONS, ("dihedral types", None))
+    sections: dict[str, Rows] = {name: [] for name in known}
     counts, current = {}, ""
     for line in filter(None, lines):
-        if line in _SECTIONS:
+        if line in known:
             current = line
         elif current:
             sections[current].append(line.split())
         else:
             number, _, what = line.partition(" ")
             counts[what] = number
-    for name, (what, n_columns) in _SECTIONS.items():
+    for name, (what, n_columns) in known.items():
         rows = sections[name]
-        if len(rows) != int(counts[what]) or any(len(row) != n_columns for row in rows):
+        if len(rows) != int(counts[what]) or any(len(row) != (n_columns or len(row)) for row in rows):
             raise ValueError(f"{name}: {len(rows)} rows, the header says {counts[what]} {what}")
         rows.sort(key=lambda row: int(row[0]))
     return sections
 
 
-def _build(script: _Script, sections: dict[str, list[list[str]]]) -> openmm.System:
+def _build(script: _Script, sections: dict[str, Rows]) -> openmm.System:
     system = openmm.System()
     masses = _numbers(sections["Masses"])
     for row in sections["Atoms"]:
         system.addParticle(masses[int(row[2]) - 1][0])
     bonds, angles = openmm.HarmonicBondForce(), openmm.HarmonicAngleForce()
-    for atoms, (k, length) in _terms(sections, "Bond"):
+    dihedrals = _terms(sections, "Dihedral") if not script.class2 else []
+    stretches, bends = _terms(sections, "Bond"), _terms(sections, "Angle")
+    if script.class2:
+        couplings, dihedrals = _dihedrals_by_style(sections)
+        full_bends = _terms(sections, "Angle", ("BondBond", "BondAngle"))
+        for force in build_class2_forces(stretches, full_bends, couplings):
+            system.addForce(force)
+        stretches = [(atoms, [k, rest]) for atoms, (rest, k, *_) in stretches]
+        bends = [(atoms, [k, rest]) for atoms, (rest, k, *_) in bends]
+    for atoms, (k, length) in stretches:
         bonds.addBond(*atoms, length / ANGSTROM_PER_NM, 2.0 * k * KJ_PER_KCAL * ANGSTROM_PER_NM**2)
-    for atoms, (k, theta) in _terms(sections, "Angle"):
+    for atoms, (k, theta) in bends:
         angles.addAngle(*atoms, theta / DEGREE_PER_RADIAN, 2.0 * k * KJ_PER_KCAL)
     torsions = openmm.PeriodicTorsionForce()
-    for atoms, (k, sign, periodicity) in [*_terms(sections, "Dihedral"), *_terms(sections, "Improper")]:
+    for atoms, (k, sign, periodicity) in [*dihedrals, *_terms(sections, "Improper")]:
         torsions.addTorsion(*atoms, int(periodicity), 0.0 if sign > 0 else math.pi, k * KJ_PER_KCAL)
     for force in (bonds, angles, torsions, _nonbonded(script, sections)):
         system.addForce(force)
     return system
 
 
-def _nonbonded(script: _Script, sections: dict[str, list[list[str]]]) -> openmm.NonbondedForce:
+def _nonbonded(script: _Script, sections: dict[str, Rows]) -> openmm.NonbondedForce:
     force = openmm.NonbondedForce()
     coefficients = _numbers(sections["Pair Coeffs"])
     kinds = [coefficients[int(row[2]) - 1] for row in sections["Atoms"]]
@@ -159,7 +189,7 @@ def _nonbonded(script: _Script, sections: dict[str, list[list[str]]]) -> openmm.
     return force
 
 
-def _special_pairs(sections: dict[str, list[list[str]]]) -> dict[tuple[int, int], int]:
+def _special_pairs(sections: dict[str, Rows]) -> dict[tuple[int, int], int]:
     """Number of bonds, one to three, on the shortest way between the atoms of a pair."""
     neighbours: list[set[int]] = [set() for _ in sections["Atoms"]]
     for (i, j), _ in _terms(sections, "Bond"):
@@ -176,13 +206,26 @@ def _special_pairs(sections: dict[str, list[list[str]]]) -> dict[tuple[int, int]
     return pairs
 
 
-def _terms(sections: dict[str, list[list[str]]], name: str) -> list[tuple[list[int], list[float]]]:
-    """0-based atoms and coefficients of every row."""
-    coefficients = _numbers(sections[f"{name} Coeffs"])
-    return [
-        ([int(word) - 1 for word in row[2:]], coefficients[int(row[1]) - 1]) for row in sections[f"{name}s"]
-    ]
+def _terms(sections: dict[str, Rows], name: str, more: tuple[str, ...] = ()) -> Terms:
+    """0-based atoms and coefficients of every row; those of `more` sections follow."""
+    tables = [_numbers(sections[f"{word} Coeffs"]) for word in (name, *more)]
+    coefficients = [list(chain(*parts)) for parts in zip(*tables, strict=True)]
+    return [(_atoms(row), coefficients[int(row[1]) - 1]) for row in sections[f"{name}s"]]
 
 
-def _numbers(rows: list[list[str]]) -> list[list[float]]:
+def _dihedrals_by_style(sections: dict[str, Rows]) -> tuple[Terms, Terms]:
+    """The dihedrals of style class2 and those of style harmonic."""
+    class2, harmonic = split_dihedral_types(sections)
+    rows = [(int(row[1]), _atoms(row)) for row in sections["Dihedrals"]]
+    return (
+        [(atoms, class2[kind]) for kind, atoms in rows if kind in class2],
+        [(atoms, harmonic[kind]) for kind, atoms in rows if kind in harmonic],
+    )
+
+
+def _atoms(row: list[str]) -> list[int]:
+    return [int(word) - 1 for word in row[2:]]
+
+
+def _numbers(rows: Rows) -> list[list[float]]:
     return [[float(word) for word in row[1:]] for row in rows]

@@ -12,7 +12,7 @@ CheckDepth = Literal["in-process", "all"]
 Form = Literal["class1", "class2"]
 """class2: anharmonic and coupled, see `pipeline.schema.CrossTerms`"""
 
-CLASS2_FORMATS = ("openmm",)
+CLASS2_FORMATS = ("openmm", "lammps")
 """formats that hold what class II adds"""
 
 SUPPORTED_ELEMENTS = ("H", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I")

@@ -4,6 +4,10 @@ Format: LAMMPS manual, `read_data`. Harmonic constants are halved (no 1/2 in the
 improper row is K (1 + d cos(n phi)) with d = 1, one type per force constant and periodicity. Impropers use
 style `cvff`, whose angle is the plain dihedral of the four atoms as listed, here centre first. All styles are
 in the core and in the package MOLECULE, which nearly every LAMMPS has; `fourier` is not.
+
+A class II force field needs the package CLASS2: its bond and angle styles hold the anharmonic terms and the
+couplings in angles; its dihedral style, with no torsion of its own, those in propers, whose cosines of up to
+six periodicities stay rows of style harmonic.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +19,8 @@ from pipeline.errors import ExportError
 from pipeline.export.atom_types import list_atom_types
 from pipeline.export.naming import ascii_title, build_atom_names
 from pipeline.export.openmm_system import COULOMB_14_SCALE, VDW_14_SCALE
-from pipeline.schema import FloatArray, IntArray, Parametrized
+from pipeline.schema import CrossTerms, FloatArray, IntArray, Parametrized
+from pipeline.topology import coupled_rows
 from pipeline.units import DEGREE_PER_RADIAN
 
 DATA_FILE = "ligand.data"
@@ -35,7 +40,10 @@ class _Terms:
 
     name: str
     """singular: bond, angle, dihedral, improper"""
-    types: tuple[str, ...]
+    titles: tuple[str, ...]
+    """of the sections of coefficients"""
+    types: tuple[tuple[str, ...], ...]
+    """of each type, its line in each of these sections"""
     rows: tuple[str, ...]
 
 
@@ -56,7 +64,11 @@ def write_lammps_data(parametrized: Parametrized) -> str:
             "\n".join([*counts, "", *_box(parametrized.coords)]) + "\n\n",
             _section("Masses", [f"{kind.mass:.4f}" for kind in types]),
             _section("Pair Coeffs # lj/cut/coul/cut", pair_coefficients),
-            *(_section(f"{term.name.title()} Coeffs # {_STYLES[term.name]}", term.types) for term in terms),
+            *(
+                _section(title, [kind[column] for kind in term.types])
+                for term in terms
+                for column, title in enumerate(term.titles)
+            ),
             _section("Atoms # full", _atom_rows(parametrized, type_of_atom)),
             *(_section(f"{term.name.title()}s", term.rows) for term in terms),
         )
@@ -68,12 +80,26 @@ def write_lammps_input(parametrized: Parametrized) -> str:
     facts = [("ligand", parametrized.ligand.name), ("id", parametrized.id), *parametrized.provenance]
     head = [ascii_title(f"# {key}: {value}", 160) for key, value in facts]
     # An ampersand at the end would continue the line.
-    return "\n".join(["# written by parmflow", *(line.rstrip("&") for line in head)]) + _SCRIPT
+    head = ["# written by parmflow", *(line.rstrip("&") for line in head)]
+    return "\n".join(head) + _script(_styles(parametrized))
 
 
 _STYLES = {"bond": "harmonic", "angle": "harmonic", "dihedral": "harmonic", "improper": "cvff"}
 
-_SCRIPT = f"""
+_HYBRID = "hybrid class2 harmonic"
+
+
+def _styles(parametrized: Parametrized) -> dict[str, str]:
+    """Styles of the bonded terms; LAMMPS crashes on a hybrid style without a single type."""
+    if parametrized.parameters.cross is None:
+        return _STYLES
+    class2 = _STYLES | {"bond": "class2", "angle": "class2"}
+    return class2 | {"dihedral": _HYBRID} if len(parametrized.topology.propers) else class2
+
+
+def _script(styles: dict[str, str]) -> str:
+    """The commands that do not depend on the ligand; `styles` names those of bonded terms."""
+    return f"""
 
 units real
 atom_style full
@@ -82,10 +108,10 @@ neighbor 2.0 nsq
 pair_style lj/cut/coul/cut {CUTOFF}
 pair_modify mix arithmetic shift no tail no
 special_bonds lj 0.0 0.0 {VDW_14_SCALE} coul 0.0 0.0 {COULOMB_14_SCALE}
-bond_style {_STYLES["bond"]}
-angle_style {_STYLES["angle"]}
-dihedral_style {_STYLES["dihedral"]}
-improper_style {_STYLES["improper"]}
+bond_style {styles["bond"]}
+angle_style {styles["angle"]}
+dihedral_style {styles["dihedral"]}
+improper_style {styles["improper"]}
 read_data {DATA_FILE}
 thermo_style custom step ebond eangle edihed eimp evdwl ecoul pe
 thermo_modify format float %.10g
@@ -95,38 +121,98 @@ run 0
 
 def _bonded_terms(parametrized: Parametrized) -> tuple[_Terms, ...]:
     topology, parameters = parametrized.topology, parametrized.parameters
+    impropers = _periodic(topology.improper_dihedrals, parameters.improper_k)
+    improper = _tabulate("improper", ("Improper Coeffs # cvff",), *impropers)
+    if parameters.cross is not None:
+        return (*_class2_terms(parametrized, parameters.cross), improper)
     theta = parameters.angle_theta * DEGREE_PER_RADIAN
+    bonds = _lines(parameters.bond_k / 2, parameters.bond_length)
+    angles = _lines(parameters.angle_k / 2, theta)
+    propers = _periodic(topology.propers, parameters.proper_k)
     return (
-        _harmonic("bond", topology.bonds, parameters.bond_k / 2, parameters.bond_length),
-        _harmonic("angle", topology.angles, parameters.angle_k / 2, theta),
-        _periodic("dihedral", topology.propers, parameters.proper_k),
-        _periodic("improper", topology.improper_dihedrals, parameters.improper_k),
+        _tabulate("bond", ("Bond Coeffs # harmonic",), topology.bonds.tolist(), _side_by_side(bonds)),
+        _tabulate("angle", ("Angle Coeffs # harmonic",), topology.angles.tolist(), _side_by_side(angles)),
+        _tabulate("dihedral", ("Dihedral Coeffs # harmonic",), *propers),
+        improper,
     )
 
 
-def _harmonic(name: str, atoms: IntArray, k: FloatArray, rest: FloatArray) -> _Terms:
-    values = zip(k.tolist(), rest.tolist(), strict=True)
-    return _tabulate(name, atoms.tolist(), [f"{_number(stiff)} {_number(value)}" for stiff, value in values])
+_BOND_TITLES = ("Bond Coeffs # class2",)
+_ANGLE_TITLES = ("Angle Coeffs # class2", "BondBond Coeffs", "BondAngle Coeffs")
+_DIHEDRAL_TITLES = (
+    "Dihedral Coeffs # hybrid",
+    "MiddleBondTorsion Coeffs",
+    "EndBondTorsion Coeffs",
+    "AngleTorsion Coeffs",
+    "AngleAngleTorsion Coeffs",
+    "BondBond13 Coeffs",
+)
 
 
-def _periodic(name: str, atoms: IntArray, k_rows: FloatArray) -> _Terms:
-    """One row per periodicity with a force constant."""
-    rows, values = [], []
+def _class2_terms(parametrized: Parametrized, cross: CrossTerms) -> tuple[_Terms, ...]:
+    """Bonds and angles of style class2; propers once for their couplings and once per periodicity."""
+    topology, parameters = parametrized.topology, parametrized.parameters
+    coupled = coupled_rows(topology)
+    lengths = parameters.bond_length[coupled.angle_bonds]
+    theta = parameters.angle_theta * DEGREE_PER_RADIAN
+    bonds = _lines(parameters.bond_length, parameters.bond_k / 2, cross.bond_k3, cross.bond_k4)
+    angles = (
+        _lines(theta, parameters.angle_k / 2, cross.angle_k3, cross.angle_k4),
+        _lines(cross.bond_bond, *lengths.T),
+        _lines(*cross.bond_angle.T, *lengths.T),
+    )
+    length, ends = parameters.bond_length[coupled.proper_bond], theta[coupled.proper_angles]
+    none = np.zeros(len(length))
+    couplings = (
+        _lines(*[none] * 6),
+        _lines(*cross.bond_torsion.T, length),
+        _lines(*[none] * 6, length, length),
+        _lines(*cross.angle_torsion.reshape(len(none), 6).T, *ends.T),
+        _lines(cross.angle_angle_torsion, *ends.T),
+        _lines(none, length, length),
+    )
+    rows, cosines = _periodic(topology.propers, parameters.proper_k)
+    propers = [
+        *_side_by_side(*([f"class2 {line}" for line in lines] for lines in couplings)),
+        *((f"harmonic {line}", *["skip"] * (len(couplings) - 1)) for (line,) in cosines),
+    ]
+    return (
+        _tabulate("bond", _BOND_TITLES, topology.bonds.tolist(), _side_by_side(bonds)),
+        _tabulate("angle", _ANGLE_TITLES, topology.angles.tolist(), _side_by_side(*angles)),
+        _tabulate("dihedral", _DIHEDRAL_TITLES, [*topology.propers.tolist(), *rows], propers),
+    )
+
+
+def _lines(*columns: FloatArray) -> list[str]:
+    """The numbers of each row, with a space between."""
+    return [" ".join(map(_number, row)) for row in np.column_stack(columns).tolist()]
+
+
+def _side_by_side(*sections: Sequence[str]) -> list[tuple[str, ...]]:
+    return list(zip(*sections, strict=True))
+
+
+def _periodic(atoms: IntArray, k_rows: FloatArray) -> tuple[list[list[int]], list[tuple[str, ...]]]:
+    """Atoms and coefficients, one row per periodicity with a force constant."""
+    rows: list[list[int]] = []
+    values: list[tuple[str, ...]] = []
     for row, k_row in zip(atoms.tolist(), k_rows, strict=True):
         for column in np.flatnonzero(k_row).tolist():
             rows.append(row)
-            values.append(f"{_number(k_row[column])} 1 {column + 1}")
-    return _tabulate(name, rows, values)
+            values.append((f"{_number(k_row[column])} 1 {column + 1}",))
+    return rows, values
 
 
-def _tabulate(name: str, atoms: Sequence[Sequence[int]], values: Sequence[str]) -> _Terms:
+def _tabulate(
+    name: str, titles: tuple[str, ...], atoms: Sequence[Sequence[int]], values: Sequence[tuple[str, ...]]
+) -> _Terms:
     """Number the distinct coefficients and write each row as `type atom atom ...`."""
     numbers = {value: number for number, value in enumerate(dict.fromkeys(values), start=1)}
     rows = [
         " ".join(str(number) for number in (numbers[value], *(atom + 1 for atom in row)))
         for row, value in zip(atoms, values, strict=True)
     ]
-    return _Terms(name=name, types=tuple(numbers), rows=tuple(rows))
+    return _Terms(name=name, titles=titles, types=tuple(numbers), rows=tuple(rows))
 
 
 def _atom_rows(parametrized: Parametrized, type_of_atom: Sequence[int]) -> list[str]:

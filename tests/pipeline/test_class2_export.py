@@ -1,7 +1,10 @@
 """Class II terms in the delivered files: equal to the formula where a format holds them, else said."""
 
 import json
+from collections.abc import Callable
 from dataclasses import fields, replace
+from pathlib import Path
+from shutil import which
 
 import numpy as np
 import pytest
@@ -9,9 +12,12 @@ import pytest
 from pipeline.deliver import CHECK_FILE, deliver
 from pipeline.energies import compute_forces, compute_report
 from pipeline.errors import ExportError, ParametersError, SettingsError, VerificationError
+from pipeline.export.lammps import write_lammps_data, write_lammps_input
 from pipeline.export.library_offxml import write_library_offxml
 from pipeline.export.openmm_system import build_system
 from pipeline.export.parameters_json import read_parametrized_json, write_parameters_json
+from pipeline.lammps_engine import PROGRAM, check_lammps_in_engine
+from pipeline.readback_lammps import check_lammps
 from pipeline.schema import CrossTerms, Parametrized
 from pipeline.settings import build_settings
 from pipeline.topology import coupled_rows
@@ -20,10 +26,22 @@ from pipeline.verify import build_reference, check_parameters, check_system
 FORMATS = ("offxml", "amber", "openmm", "gromacs", "lammps")
 
 
+@pytest.fixture(scope="module")
+def build_class2(build_ligand, parametrize_ligand) -> Callable[[str], Parametrized]:
+    """SMILES -> a ligand with random couplings of a size that shows in every term."""
+
+    def build(smiles: str) -> Parametrized:
+        return _with_couplings(parametrize_ligand(build_ligand(smiles)))
+
+    return build
+
+
 @pytest.fixture(params=["CC(=O)NC", "CC#N", "O"])
-def class2(request, build_ligand, parametrize_ligand) -> Parametrized:
-    """A ligand with random couplings of a size that shows in every term."""
-    parametrized = parametrize_ligand(build_ligand(request.param))
+def class2(request, build_class2) -> Parametrized:
+    return build_class2(request.param)
+
+
+def _with_couplings(parametrized: Parametrized) -> Parametrized:
     n_bonds, n_angles, n_propers = (
         len(rows)
         for rows in (parametrized.topology.bonds, parametrized.topology.angles, parametrized.topology.propers)
@@ -83,11 +101,12 @@ def test_the_system_has_the_formulas_energy_and_its_forces(class2):
 
 
 def test_what_can_hold_it_is_delivered_and_the_rest_says_why(class2, tmp_path):
-    """SDF, System XML and JSON are written and proved; check.json names the others with the reason."""
+    """SDF, System XML, LAMMPS and JSON are written and proved; check.json says why the others are not."""
     names = deliver(class2, tmp_path / "x", FORMATS)
-    assert set(names) == {"ligand.sdf", "openmm_system.xml", "parameters.json", CHECK_FILE}
+    written = {"ligand.sdf", "openmm_system.xml", "ligand.in", "ligand.data", "parameters.json", CHECK_FILE}
+    assert set(names) == written
     check = json.loads((tmp_path / "x" / CHECK_FILE).read_text())
-    assert {"ligand.offxml", "ligand.prmtop", "ligand.top", "ligand.in"} <= check["left_out"].keys()
+    assert {"ligand.offxml", "ligand.prmtop", "ligand.top"} <= check["left_out"].keys()
     assert all("class II" in reason for reason in check["left_out"].values())
     assert check["reference"][1]["cross"] != 0.0
     assert check["largest_difference"]["cross"] < 1e-9
@@ -131,4 +150,51 @@ def test_formats_asked_for_by_name_that_cannot_hold_it_are_a_settings_error():
     with pytest.raises(SettingsError, match="amber cannot hold"):
         build_settings({"form": "class2", "export": {"formats": ["openmm", "amber"]}})
     assert build_settings({"form": "class2"}).export.formats == build_settings({}).export.formats
-    assert build_settings({"form": "class2", "export": {"formats": ["openmm"]}}).form == "class2"
+    assert build_settings({"form": "class2", "export": {"formats": ["openmm", "lammps"]}}).form == "class2"
+
+
+@pytest.mark.skipif(which(PROGRAM) is None, reason=f"{PROGRAM} is not installed")
+def test_lammps_itself_computes_every_term(class2, tmp_path):
+    """`lmp` from the delivered files: each term, the couplings as one, within the product's tolerance."""
+    reference = build_reference(class2)
+    _write_lammps(class2, tmp_path)
+    (check,) = check_lammps_in_engine(tmp_path / "ligand.in", reference)
+    assert check.reports[1].cross == pytest.approx(reference.reports[1].cross, rel=1e-7)
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(CrossTerms)])
+def test_each_coupling_is_read_back_from_lammps(field, build_class2, tmp_path):
+    """One kind of coupling a per mille off in the files is found by our reader, and by `lmp`."""
+    one = build_class2("CC(=O)NC")
+    cross = one.parameters.cross
+    other = replace(cross, **{field: 1.001 * getattr(cross, field)})
+    _write_lammps(replace(one, parameters=replace(one.parameters, cross=other)), tmp_path)
+    checks = [check_lammps] if which(PROGRAM) is None else [check_lammps, check_lammps_in_engine]
+    for check in checks:
+        with pytest.raises(VerificationError, match="cross"):
+            check(tmp_path / "ligand.in", build_reference(one))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("class2 0 0 0 0 0 0\n", "class2 1 0 0 0 0 0\n"),
+        ("class2 0 0 0 0 0 0 1.", "class2 0 1 0 0 0 0 1."),
+        ("class2 0 1.", "class2 7 1."),
+        ("skip", "class2 0 90 90"),
+    ],
+)
+def test_unknown_class2_terms_are_not_read_as_ours(old, new, build_class2, tmp_path):
+    """A torsion of class2's own, couplings to end bonds, or another style: our reader refuses the file."""
+    one = build_class2("CC(=O)NC")
+    _write_lammps(one, tmp_path)
+    data = (tmp_path / "ligand.data").read_text()
+    assert old in data
+    (tmp_path / "ligand.data").write_text(data.replace(old, new, 1))
+    with pytest.raises(ValueError, match="not understood"):
+        check_lammps(tmp_path / "ligand.in", build_reference(one))
+
+
+def _write_lammps(one: Parametrized, folder: Path) -> None:
+    (folder / "ligand.data").write_text(write_lammps_data(one))
+    (folder / "ligand.in").write_text(write_lammps_input(one))
