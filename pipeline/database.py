@@ -27,7 +27,8 @@ BUSY_SECONDS = 60.0
 _MANY = 500
 """rows per statement of `execute_many`"""
 _LOCKED = ("locked", "busy", "lock timeout", "deadlock")
-_FULL = ("full", "disk i/o", "no space")
+_FULL = ("disk is full", "disk full", "disk i/o error", "no space left")
+"""SQLite's and PostgreSQL's own words; a bare `full` would also be somebody's column or constraint"""
 _BROKEN = ("malformed", "not a database")
 _AWAY = ("connection", "server closed", "could not translate host")
 

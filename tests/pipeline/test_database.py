@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import event
 
 from pipeline.database import Database, Place
+from pipeline.errors import StoreError
 
 
 def test_an_interrupted_statement_leaves_a_usable_database(tmp_path: Path) -> None:
@@ -31,4 +32,18 @@ def test_an_interrupted_statement_leaves_a_usable_database(tmp_path: Path) -> No
     with database.transaction():
         database.execute("INSERT INTO t VALUES (2)")
     assert database.rows("SELECT n FROM t") == [(2,)]
+    database.close()
+
+
+def test_only_a_full_disk_is_called_one(tmp_path: Path) -> None:
+    """A database that may grow no further is of kind disk; a broken rule about a column `full` is not."""
+    database = Database(Place.of_file(tmp_path / "l"), tables="CREATE TABLE t (full TEXT NOT NULL);")
+    with pytest.raises(StoreError, match="NOT NULL") as caught:
+        database.execute("INSERT INTO t VALUES (NULL)")
+    assert caught.value.kind != "disk"
+    pages = database.rows("PRAGMA page_count")[0][0]
+    database.rows(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StoreError, match="free space") as caught:
+        database.execute("INSERT INTO t VALUES (:text)", text="x" * 100_000)
+    assert caught.value.kind == "disk"
     database.close()
