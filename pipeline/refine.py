@@ -8,7 +8,7 @@ phases talk only through the ledger and the QM store, so each can run on a part 
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pipeline.campaign import (
@@ -249,12 +249,12 @@ def compute_qm(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> No
     tasks = missing_tasks(campaign, bench, some)
     campaign.watch.begin("qm", len(tasks))
     payer = {molecule.ligand_key: molecule.members[0][0] for molecule in some}
-    failures: dict[str, Failure] = {}
+    failures: dict[str, list[Failure]] = {}
 
     def on_result(task: QMTask, ending: QMRecord | Failure) -> None:
         campaign.watch.advance("qm")
         if isinstance(ending, Failure):
-            failures[task.ligand_key] = ending
+            failures.setdefault(task.ligand_key, []).append(ending)
         seconds = 0.0 if isinstance(ending, Failure) else dict(ending.provenance).get("wall_seconds", "0")
         note(campaign, payer[task.ligand_key], "qm", ending, float(seconds))
 
@@ -265,23 +265,21 @@ def compute_qm(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> No
         n_points = len(qm_tasks(campaign, bench, molecule))
         n_found = len(find_records(campaign, bench, molecule))
         if n_found < min(MIN_REFERENCES, n_points):
-            _settle_all(campaign, molecule, _too_few(molecule, failures, n_found, n_points))
+            its = failures.get(molecule.ligand_key, [])
+            _settle_all(campaign, molecule, _too_few(molecule, its, n_found, n_points))
 
 
-def _too_few(molecule: Molecule, failures: dict[str, Failure], n_found: int, n_points: int) -> Failure:
-    last = failures.get(molecule.ligand_key)
-    if last is None:
+    again = [failure for failure in failures if failure.retryable]
+    retryable = n_found + len(again) >= min(MIN_REFERENCES, n_points)
+    # The failure that speaks is of the sort that decides.
+    last = again[-1] if retryable else next((f for f in reversed(failures) if not f.retryable), failures[-1])
+def _too_few(molecule: Molecule, failures: Sequence[Failure], n_found: int, n_points: int) -> Failure:
+    """The molecule's failure: worth a retry when the calculations that are would make up the number."""
+    if not failures:
         error = QMError("the calculations gave no result; run again", kind="lost", retryable=True)
         return failure_from_exception(error, ligand=molecule.name, stage="qm")
     message = f"only {n_found} of {n_points} QM calculations succeeded; the last failure: {last.message}"
-    return Failure(
-        ligand=molecule.name,
-        stage="qm",
-        kind=last.kind,
-        message=message,
-        traceback=last.traceback,
-        retryable=last.retryable,
-    )
+    return replace(last, ligand=molecule.name, message=message, retryable=retryable)
 
 
 def find_records(campaign: Campaign, bench: Bench, molecule: Molecule) -> tuple[QMRecord, ...]:
