@@ -49,7 +49,7 @@ from pipeline.parametrize import StraightLine
 from pipeline.qm.batch import open_qm
 from pipeline.qm.levels import spec_by_name
 from pipeline.qm.methods import is_installed
-from pipeline.qm.relax import relax_by
+from pipeline.qm.relax import foreseen_by, relax_by
 from pipeline.refine import Bench, molecules, refine
 from pipeline.schema import CONVENTIONS_VERSION, QMSpec, Reference
 from pipeline.settings import Form, Settings
@@ -318,6 +318,7 @@ def open_bench(request: Request) -> Iterator[Bench]:
             n_steps=settings.fine_tune.steps,
             budget_seconds=settings.qm.budget_seconds if settings.qm.over_budget == "refuse" else None,
             drives=drives_of(settings, line),
+            foresee_relaxed=foreseen_by(settings),
         )
 
 

@@ -36,6 +36,7 @@ from pipeline.refine import (
     molecules,
     prepare,
     state_cost,
+    state_cost_of_relaxing,
     tune,
     write_fits,
 )
@@ -133,10 +134,21 @@ def geometry_shard(request: Request, keys: list[str]) -> int:
 
 @task(name="state the cost", **_ONCE)
 def state_cost_first(request: Request) -> str:
-    """Log what the QM will cost; why not to begin it, else nothing: Prefect logs what is raised as a bug."""
+    """Log what the QM will cost; why not to begin it, else nothing."""
+    return _refusal(request, state_cost)
+
+
+@task(name="state the cost of optimisations", **_ONCE)
+def state_cost_of_relaxing_first(request: Request) -> str:
+    """The same before the geometries are made, where conformers are optimised by QM."""
+    return _refusal(request, state_cost_of_relaxing)
+
+
+def _refusal(request: Request, state: Callable[[Campaign, Bench], None]) -> str:
+    """What a statement of the cost refuses, as text: Prefect logs what is raised as a bug."""
     with _opened(request) as (campaign, bench):
         try:
-            state_cost(campaign, bench)
+            state(campaign, bench)
         except SettingsError as error:
             return str(error)
     return ""
@@ -241,6 +253,9 @@ def _refine_in_shards(request: Request, undone: list[int], progress: _Progress) 
     """Walk the phases of a refinement; why it stopped before the QM, else nothing."""
     progress.over((0, 5), shards(undone, CHEAP_SHARD), lambda some: prepare_shard(request, some))
     keys = list_molecules(request)
+    refusal = state_cost_of_relaxing_first(request)
+    if refusal:
+        return refusal
     progress.over((5, 10), shards(keys, CHEAP_SHARD), lambda some: geometry_shard(request, some))
     refusal = state_cost_first(request)
     if refusal:

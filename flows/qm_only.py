@@ -19,6 +19,7 @@ from pipeline.refine import (
     prepare,
     qm_tasks,
     state_cost,
+    state_cost_of_relaxing,
 )
 
 
@@ -61,6 +62,7 @@ def fill_store(request: Request, watch: Watch) -> Filled:
             take_in(campaign, records)
             prepare(campaign, campaign.ledger.numbers(status="undone"))
             foresee(campaign, molecules(campaign))
+            state_cost_of_relaxing(campaign, bench)
             make_geometries(campaign, bench, molecules(campaign))
             state_cost(campaign, bench)
             compute_qm(campaign, bench, molecules(campaign))

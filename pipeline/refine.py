@@ -31,14 +31,15 @@ from pipeline.drives import (
     join_references,
     prepare_drives,
 )
-from pipeline.errors import QMError, SettingsError
+from pipeline.errors import QMError
 from pipeline.ledger_values import Fit, Prepared
 from pipeline.library import Record
 from pipeline.outcome import Delivered, Failure, failure_from_exception
 from pipeline.outcomes_table import FIT_COLUMNS, write_csv
 from pipeline.parametrize import attempt
 from pipeline.qm.bench import QMBench
-from pipeline.schema import FloatArray, MMParameters, QMRecord, QMTask, Reference
+from pipeline.refine_cost import say_cost
+from pipeline.schema import FloatArray, Ligand, MMParameters, QMRecord, QMTask, Reference
 from pipeline.topology import build_topology
 
 MIN_REFERENCES = 3
@@ -88,6 +89,8 @@ class Bench:
     """QM that is estimated to take longer is not begun"""
     drives: DriveBench | None = None
     """how torsion drives are made; None: none are"""
+    foresee_relaxed: Callable[[Ligand, str], Sequence[QMTask]] | None = None
+    """a ligand and its key -> stand-ins for QM in `make_geometries` and what follows; None: none"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -212,6 +215,16 @@ def drive_torsions(campaign: Campaign, bench: Bench) -> None:
         compute_drives(campaign, bench.qm, planned)
 
 
+def state_cost_of_relaxing(campaign: Campaign, bench: Bench) -> None:
+    """Do as `state_cost` before geometries are made, where making them is QM already."""
+    if bench.foresee_relaxed is not None and _without_geometries(campaign):
+        state_cost(campaign, bench)
+
+
+def _without_geometries(campaign: Campaign) -> list[Molecule]:
+    return [one for one in molecules(campaign) if campaign.ledger.geometries(one.ligand_key) is None]
+
+
 def state_cost(campaign: Campaign, bench: Bench) -> None:
     """Say what the QM will cost before it starts; SettingsError when that is more than the budget."""
     planned = planned_drives(campaign, bench)
@@ -220,32 +233,14 @@ def state_cost(campaign: Campaign, bench: Bench) -> None:
         campaign.watch.say(f"{len(planned)} torsion drives on fragments serve {n_uses} bonds.")
     tasks = missing_tasks(campaign, bench, molecules(campaign))
     tasks += foreseen_tasks(bench.qm, planned)
-    if not tasks:
-        campaign.watch.say(f"QM at {bench.qm.spec.level}: nothing to compute, all is in the store.")
-        return
-    seconds = bench.qm.estimate_seconds(tasks)
-    campaign.watch.say(
-        f"QM at {bench.qm.spec.level} ({bench.qm.spec.program}): {len(tasks)} calculations, "
-        f"estimated at {in_words(seconds)}."
-    )
-    if bench.budget_seconds is not None and seconds > bench.budget_seconds:
-        fitting = bench.qm.what_would_fit(tasks, bench.budget_seconds)
-        raise SettingsError(
-            f"the QM is estimated at {in_words(seconds)}, more than the budget of "
-            f"{in_words(bench.budget_seconds)}; {fitting or 'nothing of it would fit'}; or raise the budget, "
-            "or take a cheaper --spec"
-        )
-
-
-def in_words(seconds: float) -> str:
-    """A duration as people say it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if bench.foresee_relaxed is not None:
+        for molecule in _without_geometries(campaign):
+            tasks += bench.foresee_relaxed(molecule.prepared.canonical, molecule.ligand_key)
+    say_cost(bench.qm, campaign.watch, tasks, bench.budget_seconds)
 
 
 def compute_qm(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> None:
-    """Compute what is missing; a molecule with too few results is settled with its last failure."""
+    """Compute what is missing; a molecule with too few results is settled with a failure of its own."""
     tasks = missing_tasks(campaign, bench, some)
     campaign.watch.begin("qm", len(tasks))
     payer = {molecule.ligand_key: molecule.members[0][0] for molecule in some}
@@ -269,15 +264,15 @@ def compute_qm(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> No
             _settle_all(campaign, molecule, _too_few(molecule, its, n_found, n_points))
 
 
-    again = [failure for failure in failures if failure.retryable]
-    retryable = n_found + len(again) >= min(MIN_REFERENCES, n_points)
-    # The failure that speaks is of the sort that decides.
-    last = again[-1] if retryable else next((f for f in reversed(failures) if not f.retryable), failures[-1])
 def _too_few(molecule: Molecule, failures: Sequence[Failure], n_found: int, n_points: int) -> Failure:
     """The molecule's failure: worth a retry when the calculations that are would make up the number."""
     if not failures:
         error = QMError("the calculations gave no result; run again", kind="lost", retryable=True)
         return failure_from_exception(error, ligand=molecule.name, stage="qm")
+    again = [failure for failure in failures if failure.retryable]
+    retryable = n_found + len(again) >= min(MIN_REFERENCES, n_points)
+    # The failure that speaks is of the sort that decides.
+    last = again[-1] if retryable else next((f for f in reversed(failures) if not f.retryable), failures[-1])
     message = f"only {n_found} of {n_points} QM calculations succeeded; the last failure: {last.message}"
     return replace(last, ligand=molecule.name, message=message, retryable=retryable)
 
@@ -395,6 +390,7 @@ def refine(campaign: Campaign, bench: Bench) -> None:
     if ledger.numbers(status="undone"):
         prepare(campaign, ledger.numbers(status="undone"))
         foresee(campaign, molecules(campaign))
+        state_cost_of_relaxing(campaign, bench)
         make_geometries(campaign, bench, molecules(campaign))
         state_cost(campaign, bench)
         compute_qm(campaign, bench, molecules(campaign))

@@ -133,12 +133,15 @@ def what_would_fit(
     molecules; empty when nothing is.
     """
     of_molecule: dict[str, list[QMTask]] = {}
+    of_level: dict[tuple[str, QMSpec], list[QMTask]] = {}
     for task in tasks:
         of_molecule.setdefault(task.ligand_key, []).append(task)
+        # A geometry may cost twice: its optimisation at one level, its single point at another.
+        of_level.setdefault((task.ligand_key, task.spec), []).append(task)
     molecules = sorted(of_molecule.values(), key=lambda some: sum(expected_seconds(task) for task in some))
-    most = max(map(len, molecules), default=0)
+    most = max(map(len, of_level.values()), default=0)
     for n_points in range(most - 1, _FEWEST_POINTS - 1, -1):
-        if estimate([task for some in molecules for task in some[:n_points]]) <= budget:
+        if estimate([task for some in of_level.values() for task in some[:n_points]]) <= budget:
             return f"{n_points} geometries per molecule would fit (qm.n_points = {n_points})"
     for n_molecules in range(len(molecules) - 1, 0, -1):
         if estimate([task for some in molecules[:n_molecules] for task in some]) <= budget:

@@ -64,6 +64,35 @@ def _why_none(ligand: Ligand, records: Sequence[Ending]) -> QMError:
     return QMError(f"{ligand.name}: every optimised conformer reacted: {changes}", kind="connectivity")
 
 
+def foreseen_by(settings: Settings) -> Callable[[Ligand, str], Sequence[QMTask]] | None:
+    """Foresee what the plan of two levels costs: a ligand and its key -> stand-ins for its calculations.
+
+    At most so many conformers are optimised as there will be geometries, whose single points follow. None
+    when the settings ask for no optimisation.
+    """
+    name, n_points = settings.qm.optimise_spec, settings.qm.n_points
+    if name is None:
+        return None
+    cheap = dataclasses.replace(spec_by_name(name), driver="optimise")
+    dear = spec_by_name(settings.qm.spec, settings.qm.program)
+
+    def foresee(ligand: Ligand, ligand_key: str) -> Sequence[QMTask]:
+        numbers = build_topology(ligand).atomic_numbers
+        return [
+            QMTask(
+                ligand_key=ligand_key,
+                atomic_numbers=numbers,
+                coords=np.zeros((len(numbers), 3)),  # sizes decide the cost, not where the atoms are
+                total_charge=ligand.total_charge,
+                spec=spec,
+            )
+            for spec in (cheap, dear)
+            for _ in range(n_points)
+        ]
+
+    return foresee
+
+
 def relax_by(store: Path, settings: Settings) -> Relax | None:
     """The optimiser that the settings ask for, over a store; None when they ask for none.
 

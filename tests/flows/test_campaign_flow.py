@@ -114,10 +114,15 @@ def test_an_orphan_is_marked_as_crashed_and_a_live_run_is_left(request_for, monk
     assert states == {"dead": "CRASHED", "alive": "RUNNING"}
 
 
-def test_a_budget_that_is_too_small_is_a_sentence_without_traceback(request_for, capfd, caplog):
-    """A millisecond for ten calculations: the plain command's error, the same words, no traceback logged."""
+@pytest.mark.parametrize("optimise_spec", [None, "fast"])
+def test_a_budget_that_is_too_small_is_a_sentence_without_traceback(
+    request_for, capfd, caplog, optimise_spec
+):
+    """A millisecond for ten calculations, or for the optimisations before them: the plain command's error,
+    the same words, no traceback logged.
+    """
     request = request_for("refine", "out")
-    qm = request.settings.qm.model_copy(update={"budget_seconds": 0.001})
+    qm = request.settings.qm.model_copy(update={"budget_seconds": 0.001, "optimise_spec": optimise_spec})
     request = request.model_copy(update={"settings": request.settings.model_copy(update={"qm": qm})})
     with pytest.raises(SettingsError) as plain:
         batch.run(request.model_copy(update={"out": request.out.with_name("plain")}), Lines([].append))

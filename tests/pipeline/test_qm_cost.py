@@ -103,3 +103,10 @@ def test_what_would_fit_is_said() -> None:
     assert what_would_fit(tasks, 12.0, estimate).startswith("3 geometries per molecule")
     assert what_would_fit(tasks, 11.0, estimate) == "the 1 cheapest of the 2 molecules would fit"
     assert what_would_fit(tasks, 4.0, estimate) == ""
+
+
+def test_a_geometry_at_two_levels_goes_as_a_whole() -> None:
+    """Five geometries, each an optimisation and a single point: six tasks' worth is three geometries."""
+    levels = [make_task("tblite", [2], "optimise"), make_task("tblite", [2])]
+    tasks = [task for task in levels for _ in range(5)]
+    assert what_would_fit(tasks, 6.0, lambda some: float(len(some))).startswith("3 geometries per molecule")

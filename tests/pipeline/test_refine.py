@@ -3,17 +3,19 @@
 import csv
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from pipeline.campaign import Campaign, begin_work, compare_identity, finish_run, open_ledger, take_in
-from pipeline.errors import QMError
+from pipeline.errors import QMError, SettingsError
 from pipeline.library import read_library
 from pipeline.outcome import failure_from_exception
 from pipeline.parametrize import StraightLine
-from pipeline.refine import Bench, in_words, refine
+from pipeline.qm.relax import foreseen_by
+from pipeline.refine import Bench, refine
+from pipeline.refine_cost import in_words
 from pipeline.schema import MMParameters, QMRecord, QMSpec
 from pipeline.settings import Settings, build_settings
 
@@ -67,9 +69,9 @@ class SpringBench:
         self.n_computed = 0
         self.stop_after = None
         self.failing_atoms = None
+        self.failures = ()
 
     def find(self, keys):
-        self.failures = ()
         return {key: self.store[key] for key in keys if key in self.store}
 
     def what_would_fit(self, tasks, budget_seconds):
@@ -156,9 +158,13 @@ class Run:
             self.tuned.append(len(references))
             return tune(references, ring)
 
-        self.bench = Bench(
-            qm=self.qm, make_geometries=line.make_geometries, fine_tune=tune_and_count, n_steps=1
-        )
+        self.n_made = 0
+
+        def make_and_count(prepared):
+            self.n_made += 1
+            return line.make_geometries(prepared)
+
+        self.bench = Bench(qm=self.qm, make_geometries=make_and_count, fine_tune=tune_and_count, n_steps=1)
 
     def go(self):
         compare_identity(self.campaign, {"settings": Settings().model_dump(mode="json")})
@@ -198,6 +204,27 @@ def test_the_cost_is_said_before_the_first_calculation(tmp_path, library):
     with pytest.raises(KeyboardInterrupt):
         run.go()
     assert any("12 calculations, estimated at 24 s" in sentence for sentence in run.campaign.watch.said)
+
+
+def test_optimisations_are_in_the_cost_and_the_budget(tmp_path, library):
+    """Three molecules of four geometries, each optimised and then calculated: 24 tasks of two seconds are
+    said, and refused by 47 s, before any geometry is made; 48 s are enough, and what is left is said again.
+    """
+    settings = build_settings({"qm": {"n_points": N_POINTS, "optimise_spec": "fast"}})
+    run = Run(tmp_path / "out", library, {})
+    run.bench = replace(run.bench, foresee_relaxed=foreseen_by(settings), budget_seconds=47.0)
+    with pytest.raises(SettingsError, match="more than the budget of 47 s"):
+        run.go()
+    assert (run.n_made, run.qm.n_computed) == (0, 0)
+    run.bench = replace(run.bench, budget_seconds=48.0)
+    run.campaign.watch.said.clear()
+    assert [o.status for o in run.go()] == ["ok", "failed", "ok", "ok", "ok"]
+    costs = [sentence for sentence in run.campaign.watch.said if "estimated at" in sentence]
+    assert [sentence.partition(": ")[2] for sentence in costs] == [
+        "24 calculations, estimated at 48 s.",
+        "12 calculations, estimated at 24 s.",
+    ]
+    assert "gfn2-xtb" in costs[0]
 
 
 def test_fits_are_tabled_per_record(tmp_path, library):
@@ -267,6 +294,26 @@ def test_failed_qm_fails_its_ligand_only_and_can_be_retried(tmp_path, library):
     assert second.tuned == [3]
 
 
+@pytest.mark.parametrize(
+    ("failures", "kind", "n_forgotten"),
+    [
+        ([("time", True), ("input", False)], "time", 1),
+        ([("input", False), ("time", True)], "time", 1),
+        ([("input", False), ("input", False)], "input", 0),
+        ([("time", True), ("input", False), ("input", False)], "input", 0),
+        ([("input", False), ("time", True), ("time", True)], "time", 1),
+    ],
+)
+def test_a_retry_is_offered_where_it_can_make_up_the_number(tmp_path, library, failures, kind, n_forgotten):
+    """Of four calculations three are needed: with the good ones, those worth a retry must make up three."""
+    run = Run(tmp_path / "out", library, {})
+    run.qm.failing_atoms, run.qm.failures = 4, failures
+    failed = run.go()[3]
+    assert (failed.status, failed.kind) == ("failed", kind)
+    assert f"only {N_POINTS - len(failures)} of 4" in failed.message
+    assert run.campaign.ledger.forget_failures() == n_forgotten
+
+
 def test_a_broken_fine_tuner_fails_every_ligand_with_its_reason(tmp_path, library):
     """No silent fallback to shipped parameters: the rows say `fine-tune`, nothing is delivered."""
 
@@ -291,23 +338,3 @@ def test_seconds_include_the_qm_of_the_record_that_paid_for_it(tmp_path, library
 def test_durations_read_as_people_say_them(seconds, words):
     """Seconds below 90, minutes below 90, hours beyond."""
     assert in_words(seconds) == words
-@pytest.mark.parametrize(
-    ("failures", "kind", "n_forgotten"),
-    [
-        ([("time", True), ("input", False)], "time", 1),
-        ([("input", False), ("time", True)], "time", 1),
-        ([("input", False), ("input", False)], "input", 0),
-        ([("time", True), ("input", False), ("input", False)], "input", 0),
-        ([("input", False), ("time", True), ("time", True)], "time", 1),
-    ],
-)
-def test_a_retry_is_offered_where_it_can_make_up_the_number(tmp_path, library, failures, kind, n_forgotten):
-    """Of four calculations three are needed: with the good ones, those worth a retry must make up three."""
-    run = Run(tmp_path / "out", library, {})
-    run.qm.failing_atoms, run.qm.failures = 4, failures
-    failed = run.go()[3]
-    assert (failed.status, failed.kind) == ("failed", kind)
-    assert f"only {N_POINTS - len(failures)} of 4" in failed.message
-    assert run.campaign.ledger.forget_failures() == n_forgotten
-
-
