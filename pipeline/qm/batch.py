@@ -30,7 +30,7 @@ from pipeline.qm.rules import limits_after, rule_of, tries_again
 from pipeline.qm.schedule import cores_for, speedup
 from pipeline.schema import QMRecord, QMSpec, QMTask
 from pipeline.settings import QMSettings, Settings
-from pipeline.store import Attempt, Entry, Lease, QMStore, Refused, composition_of
+from pipeline.store import Attempt, Entry, Lease, QMStore, Refused, Timing, composition_of
 from pipeline.store.leases import LEASE_SECONDS, own_name
 
 Ending = QMRecord | Failure
@@ -219,9 +219,15 @@ class Batch:
         finally:
             self._running.remove(running)
             running.child.close()
+        attempt = took.attempt(task, "ok", "", dict(record.provenance))
+        if attempt.predicted_seconds:
+            # A machine without a history, or busier than its history, is known after its first jobs.
+            self._calibration.learn(
+                Timing(spec=task.spec, seconds=attempt.seconds, predicted_seconds=attempt.predicted_seconds)
+            )
         try:
             entry = Entry(record=record, composition=composition_of(task))
-            self._store.finish(running.lease, entry, took.attempt(task, "ok", "", dict(record.provenance)))
+            self._store.finish(running.lease, entry, attempt)
         except StoreError as error:
             if error.kind != "lease":
                 raise

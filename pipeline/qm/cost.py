@@ -91,11 +91,16 @@ class Calibration:
     """This machine's own times beside what was predicted: turns a prediction into wall time here."""
 
     def __init__(self, timings: Sequence[Timing]) -> None:
+        """Begin with a history, the latest first."""
         self._timings: dict[tuple[str, ...], list[Timing]] = {}
-        for timing in timings:
-            for kind in _kinds(timing.spec):
-                self._timings.setdefault(kind, []).append(timing)
         self._probe: float | None = None
+        for timing in reversed(timings):
+            self.learn(timing)
+
+    def learn(self, timing: Timing) -> None:
+        """Take in one more finished job; of jobs of one size the latest count first."""
+        for kind in _kinds(timing.spec):
+            self._timings.setdefault(kind, []).insert(0, timing)
 
     def seconds(self, task: QMTask) -> float:
         """Wall time of one task on one core here; 0 for a task that will be refused."""

@@ -1,6 +1,7 @@
 """Batches of calculations, with a real engine: GFN2-xTB, and HF where a job must last."""
 
 import contextlib
+import platform
 import threading
 import time
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 
 from pipeline.child import Limits
 from pipeline.outcome import Failure
-from pipeline.qm.batch import open_qm, run_tasks
+from pipeline.qm.batch import Batch, open_qm, run_tasks
+from pipeline.qm.cost import Calibration
 from pipeline.qm.door import run_task
 from pipeline.qm.levels import spec_by_name
 from pipeline.schema import QMRecord, QMSpec, QMTask
@@ -142,6 +144,17 @@ def test_budget_is_kept(tmp_path: Path) -> None:
         assert isinstance(ending, Failure)
         assert (ending.kind, ending.retryable) == ("budget", True)
         assert store.attempts() == ()
+
+
+def test_a_batch_learns_from_its_own_jobs(tmp_path: Path) -> None:
+    """After three jobs the estimate is what another run would make of the history, not the probe's guess."""
+    tasks = [water(1.0 + 0.01 * n) for n in range(4)]
+    with QMStore(tmp_path / "s") as store, Batch(store, SETTINGS, jobs=1) as batch:
+        before = batch._calibration.seconds(tasks[3])
+        batch.run(tasks[:3], nothing)
+        history = Calibration(store.timings(platform.node()))
+        assert batch._calibration.seconds(tasks[3]) == pytest.approx(history.seconds(tasks[3]), rel=1e-9)
+        assert batch._calibration.seconds(tasks[3]) != before
 
 
 def test_refines_door(tmp_path: Path) -> None:
