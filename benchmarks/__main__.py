@@ -13,6 +13,7 @@ NAMES = (
     "fragment_sharing",
     "kills",
     "scale",
+    "dask_workers",
     "store_speed",
     "qm_faults",
     "qm_cost",
