@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import signal
 import threading
@@ -23,6 +24,7 @@ from pipeline.campaign import (
     open_ledger,
     take_in,
 )
+from pipeline.child import run_in_child
 from pipeline.errors import OutputFolderError, StoreError
 from pipeline.library import read_library
 from pipeline.outcome import Failure
@@ -126,6 +128,30 @@ def test_every_record_has_one_outcome_in_input_order(tmp_path, library):
         assert (outcome.folder != "") == (outcome.status == "ok")
         if outcome.folder:
             assert (tmp_path / "out" / outcome.folder / "check.json").is_file()
+
+
+def die_of_poison(function, *args):
+    """As RDKit does of some molecules: the process is gone, by a signal."""
+    if "poison" in str(args[0]):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return function(*args)
+
+
+def test_a_ligand_that_kills_its_process_fails_alone(tmp_path):
+    """SIGSEGV at the second of three, in a real child process: class `crash`, its signal; the others ok."""
+
+    def isolate(function, *args, limits):
+        return run_in_child(die_of_poison, function, *args, limits=limits)
+
+    library = tmp_path / "library.smi"
+    library.write_text("CCO ethanol\nNC=O poison\nC=O formaldehyde\n")
+    outcomes = run(make_campaign(tmp_path / "out", isolate=isolate), library)
+    assert [(outcome.status, outcome.kind) for outcome in outcomes] == [
+        ("ok", ""),
+        ("failed", "crash"),
+        ("ok", ""),
+    ]
+    assert "SIGSEGV" in outcomes[1].message
 
 
 def test_one_molecule_drawn_twice_gets_equal_parameters_in_each_order(tmp_path, library):
