@@ -25,6 +25,7 @@ Job = Literal["inbox", "refine", "retrain", "verify"]
 JOBS: tuple[Job, ...] = ("inbox", "refine", "retrain", "verify")
 
 _BLOCK = 1 << 20
+_REFINED = "-refined"
 
 
 class _Table(BaseModel):
@@ -156,13 +157,16 @@ def library_files(service: Service) -> list[Path]:
     )
 
 
-def folder_of(service: Service, library: Path) -> Path:
-    """The run's folder of a library file: known by its content, named after the first file that had it."""
+def folder_of(service: Service, library: Path, ending: str = "") -> Path:
+    """The run's folder of a library file: known by its content, named after the first file that had it.
+
+    The ending tells what was done with it; a key is hexadecimal, so that no folder is taken for another's.
+    """
     digest = hashlib.sha256()
     with library.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
-    key = digest.hexdigest()[:16]
+    key = digest.hexdigest()[:16] + ending
     there = next(service.out.glob(f"*-{key}"), None) if service.out.is_dir() else None
     slug = record_id(library.name, content="", occurrence=0).rpartition("-")[0]
     return there or service.out / f"{slug}-{key}"
@@ -174,15 +178,13 @@ def request_for(service: Service, library: Path, *, refine: bool) -> Request:
     promoted = registry.current(service.registry_folder)
     if promoted is not None:
         settings = settings.model_copy(update={"model": str(promoted)})
-    folder = folder_of(service, library)
     if refine and service.refine:
         budget = {"budget_seconds": parse_duration(service.refine.budget), "over_budget": "stop"}
         settings = settings.model_copy(update={"qm": settings.qm.model_copy(update=budget)})
-        folder = folder.with_name(f"refined-{folder.name}")
     return Request(
         command="refine" if refine else "assign",
         libraries=(library,),
-        out=folder,
+        out=folder_of(service, library, _REFINED if refine else ""),
         store=service.store_folder,
         ledger=service.ledger,
         settings=settings,

@@ -83,6 +83,20 @@ def test_a_file_is_known_by_its_content_and_left_while_it_is_written(service):
     assert folder_of(service, first) != folder_of(service, copy)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_refined_and_assigned_have_folders_of_their_own_whichever_is_first(service, first):
+    """The folder that one job made is neither taken nor renamed by the other, and found again by its own."""
+    library = service.inbox / "a.smi"
+    library.write_text("C methane\n")
+    made = request_for(service, library, refine=first).out
+    made.mkdir(parents=True)
+    other = request_for(service, library, refine=not first).out
+    assert other != made
+    other.mkdir()
+    for refine, folder in ((first, made), (not first, other)):
+        assert request_for(service, library, refine=refine).out == folder
+
+
 def test_the_nightly_refinement_has_its_budget_and_stops_there(service):
     """Two hours, then the rest another night; in a folder beside the assigned one."""
     library = service.inbox / "a.smi"
