@@ -1,5 +1,6 @@
 """`parmflow doctor`: is everything here that a run needs, in versions that are known to work?"""
 
+import json
 import os
 import shutil
 import sys
@@ -8,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
@@ -158,6 +160,29 @@ def check_scheduler(url: str) -> Finding:
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=_TIMEOUT_SECONDS) as answer:
             state: Literal["ok", "wrong"] = "ok" if answer.status == 200 else "wrong"
-            return Finding(name="scheduler", state=state, detail=f"{url} answers {answer.status}")
+            detail = f"{url} answers {answer.status}; {_last_scheduled(url)}"
+            return Finding(name="scheduler", state=state, detail=detail)
     except (urllib.error.URLError, OSError) as error:
         return Finding(name="scheduler", state="wrong", detail=f"{url} does not answer: {error}")
+
+
+def _last_scheduled(url: str) -> str:
+    """When a schedule last started a run: a server that answers may still fire none (Prefect with a wrong
+    SQLAlchemy does so).
+    """
+    question = {
+        "flow_runs": {"start_time": {"is_null_": False}},
+        "sort": "EXPECTED_START_TIME_DESC",
+        "limit": 200,
+    }
+    request = urllib.request.Request(
+        f"{url.rstrip('/')}/flow_runs/filter",
+        data=json.dumps(question).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
+        starts = [run["start_time"] for run in json.load(answer) if run["auto_scheduled"]]
+    if not starts:
+        return "no schedule has started a run yet"
+    age = datetime.now(UTC) - datetime.fromisoformat(max(starts))
+    return f"a schedule last started a run {age.total_seconds() / 60:.0f} minutes ago"
