@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, cast
 from uuid import UUID
 
+import httpx
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
@@ -20,11 +21,13 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Failed
 
-from flows.batch import close_run, locked, open_bench, open_campaign, open_run, records_of
+from flows.batch import close_run, locked, open_bench, open_campaign, open_run, records_of, run
 from flows.flow_report import show_report
+from flows.reconcile import reconcile
 from flows.request import Request
+from flows.server_away import Teller, is_away
 from pipeline.assign import assign
-from pipeline.campaign import Campaign, begin_work
+from pipeline.campaign import Campaign, Watch, begin_work
 from pipeline.errors import SettingsError
 from pipeline.refine import (
     Bench,
@@ -43,11 +46,11 @@ from pipeline.refine import (
 
 FLOW_NAME = "parmflow"
 CHEAP_SHARD = 200
-"""ligands in a task of a stage that takes a second per ligand"""
+"""ligands in a task of a stage that takes a second per ligand, at least"""
 QM_SHARD = 4
 """molecules in a QM task, at least"""
-MAX_QM_TASKS = 500
-"""per flow run: Prefect's server loses events of runs with many thousand tasks"""
+MAX_TASKS = 400
+"""per phase, of which a flow run has four: Prefect's server loses events of runs with many thousand tasks"""
 MAX_TABLE_ROWS = 1000
 """of the outcome table in the UI; the whole table is outcomes.csv"""
 
@@ -80,8 +83,9 @@ def _opened(request: Request) -> Iterator[tuple[Campaign, Bench]]:
         yield campaign, bench
 
 
-def shards(items: Sequence[Any], size: int) -> list[list[Any]]:
-    """Cut into pieces of at most `size`, in order."""
+def shards(items: Sequence[Any], at_least: int) -> list[list[Any]]:
+    """Cut into at most MAX_TASKS pieces of `at_least` so many, in order; the last one is what is left."""
+    size = max(at_least, math.ceil(len(items) / MAX_TASKS))
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
@@ -195,12 +199,16 @@ def finish(request: Request) -> dict[str, int]:
         counts = close_run(campaign, request.settings)
         first = [vars(outcome) for outcome in islice(campaign.ledger.outcomes(), MAX_TABLE_ROWS)]
         failures = campaign.ledger.failures_by_class()
-    create_table_artifact(
-        key="outcomes",
-        table=first,
-        description=f"The first {MAX_TABLE_ROWS} rows of {request.out / 'outcomes.csv'}",
-    )
-    show_report(request, counts, failures)
+
+    def show() -> None:
+        create_table_artifact(
+            key="outcomes",
+            table=first,
+            description=f"The first {MAX_TABLE_ROWS} rows of {request.out / 'outcomes.csv'}",
+        )
+        show_report(request, counts, failures)
+
+    Teller().tell(show)
     return counts
 
 
@@ -208,15 +216,24 @@ class _Progress:
     """One progress artifact over all shards of a flow run."""
 
     def __init__(self) -> None:
-        made = create_progress_artifact(progress=0.0, key="progress", description="phases done")
-        self._artifact = cast(UUID, made)  # a coroutine only where the caller is asynchronous
+        self._teller = Teller()
+        self._artifact: UUID | None = None
+
+    def _show(self, percent: float) -> None:
+        if self._artifact is None:
+            made = create_progress_artifact(progress=percent, key="progress", description="phases done")
+            self._artifact = cast(UUID, made)  # a coroutine only where the caller is asynchronous
+        else:
+            update_progress_artifact(self._artifact, progress=percent)
 
     def over(self, part: tuple[float, float], pieces: Sequence[Any], do: Callable[[Any], object]) -> None:
         """Do the pieces one after the other, moving from one percentage to the other."""
         begin, end = part
+        self._teller.tell(lambda: self._show(begin))
         for n_done, piece in enumerate(pieces, start=1):
             do(piece)
-            update_progress_artifact(self._artifact, progress=begin + (end - begin) * n_done / len(pieces))
+            percent = begin + (end - begin) * n_done / len(pieces)
+            self._teller.tell(lambda percent=percent: self._show(percent))  # type: ignore[misc]
 
 
 def _run_name() -> str:
@@ -236,6 +253,7 @@ def campaign_flow(request: Request) -> dict[str, int]:
     progress = _Progress()
     was_there = request.out.exists()
     with open_campaign(request, FlowLog()), locked(request.out):
+        Teller().tell(lambda: reconcile([FLOW_NAME]))
         undone = take_library_in(request)
         if request.command == "assign":
             progress.over((0, 99), shards(undone, CHEAP_SHARD), lambda some: assign_shard(request, some))
@@ -247,6 +265,21 @@ def campaign_flow(request: Request) -> dict[str, int]:
         counts = finish(request)
     progress.over((99, 100), [counts], lambda _: None)
     return counts
+
+
+def run_in_prefect(request: Request, watch: Watch) -> dict[str, int]:
+    """Run a request as a flow; where Prefect's server goes away, to its end without Prefect.
+
+    What the flow finished is in the ledger and is not done again. The server hears of the end from the next
+    run that it sees (`reconcile`).
+    """
+    try:
+        return campaign_flow(request)
+    except (httpx.TransportError, RuntimeError) as error:
+        if not is_away(error):
+            raise
+    watch.say("Prefect's server does not answer: the run ends without it; the next run tells it.")
+    return run(request, watch)
 
 
 def _refine_in_shards(request: Request, undone: list[int], progress: _Progress) -> str:
@@ -261,11 +294,10 @@ def _refine_in_shards(request: Request, undone: list[int], progress: _Progress) 
     if refusal:
         return refusal
     keys = list_molecules(request)
-    size = max(QM_SHARD, math.ceil(len(keys) / MAX_QM_TASKS))
     begin = time.monotonic()
     progress.over(
         (10, 80),
-        shards(keys, size),
+        shards(keys, QM_SHARD),
         lambda some: qm_shard(_with_budget_left(request, time.monotonic() - begin), some),
     )
     if request.settings.qm.torsion_drives:

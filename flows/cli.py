@@ -10,7 +10,7 @@ import typer
 
 from flows import batch, doctor, models_commands, qm_only, store_commands
 from flows.exit_codes import exit_codes
-from flows.progress import watch_on_stderr
+from flows.progress import lines_on_stderr, watch_on_stderr
 from flows.report import print_json, print_record, print_summary, summary
 from flows.request import Request, default_store, parse_duration, settings_from, split_formats
 from models import train as training
@@ -190,13 +190,13 @@ def _run(request: Request, *, in_prefect: bool, as_json: bool) -> None:
             batch.check(request, watch)  # Prefect would log a traceback for each mistake
         _quiet_prefect()
         from flows.campaign_flow import (
-            campaign_flow,
+            run_in_prefect,
             server_note,
         )  # a second that only Prefect's commands pay
 
         if note := server_note():
             print(f"parmflow: {note}", file=sys.stderr, flush=True)
-        campaign_flow(request)
+        run_in_prefect(request, lines_on_stderr())
     else:
         with watch_on_stderr() as watch:
             batch.run(request, watch)

@@ -66,12 +66,17 @@ class Lines:
         self._write(sentence)
 
 
+def lines_on_stderr() -> Lines:
+    """Plain lines, where others write to the terminal too."""
+    return Lines(lambda text: print(text, file=sys.stderr, flush=True))
+
+
 @contextlib.contextmanager
 def watch_on_stderr() -> Iterator[Watch]:
     """Bars when a person watches, lines when a file does."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield Lines(lambda text: print(text, file=sys.stderr, flush=True))
+        yield lines_on_stderr()
         return
     columns = (
         TextColumn("{task.description:12}"),

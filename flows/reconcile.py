@@ -2,7 +2,8 @@
 
 After `kill -9`, or a power cut, a flow run stays RUNNING on the server for ever. A run of ours holds the lock
 of its output folder while it works, and the system drops that lock however the process dies: a RUNNING flow
-run whose lock is free is dead, and is marked as crashed. The work itself goes on from its ledger.
+run whose lock is free is dead. Where its library is done, the server was away at the end: it is told so now.
+Else the run is marked as crashed, and the work itself goes on from its ledger.
 """
 
 import contextlib
@@ -20,8 +21,9 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.states import Crashed
+from prefect.states import Completed, Crashed, State
 
+from flows.batch import existing_ledger
 from flows.service import lock_path, read_service
 from pipeline.campaign import STATE_FOLDER
 from pipeline.errors import SettingsError
@@ -57,18 +59,27 @@ def lock_of(run: FlowRun) -> Path | None:
 
 
 def reconcile(flow_names: Iterable[str]) -> list[str]:
-    """Mark the orphans among the runs of these flows as crashed; their names."""
-    crashed = []
+    """Give the orphans among the runs of these flows the state that they ended in; a sentence for each."""
+    told = []
     with get_client(sync_client=True) as client:
         for run in _running(client, list(flow_names)):
             if _is_dead(run):
-                client.set_flow_run_state(
-                    run.id,
-                    Crashed(message="nobody holds the lock of its folder: the process is gone"),
-                    force=True,
-                )
-                crashed.append(run.name)
-    return crashed
+                state = _ending_of(run)
+                client.set_flow_run_state(run.id, state, force=True)
+                told.append(f"{run.name}: {state.message}")
+    return told
+
+
+def _ending_of(run: FlowRun) -> State:
+    request = run.parameters.get("request")
+    out = Path(request["out"]) if isinstance(request, dict) else None
+    if out is None or not (out / "outcomes.csv").is_file():
+        return Crashed(message="nobody holds the lock of its folder: the process is gone")
+    with contextlib.closing(existing_ledger(out)) as ledger:
+        n_records, n_ok = ledger.n_records(), ledger.n_outcomes(status="ok")
+        if ledger.n_outcomes() != n_records:
+            return Crashed(message="the process is gone; the next run goes on with what is undone")
+    return Completed(message=f"{n_ok} of {n_records} ligands parametrised; told after the server was away")
 
 
 def _running(client: SyncPrefectClient, names: list[str]) -> list[FlowRun]:

@@ -12,9 +12,10 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.settings import PREFECT_API_URL
 
 from flows.batch import STORE_FILE
-from flows.campaign_flow import FLOW_NAME, campaign_flow
+from flows.campaign_flow import FLOW_NAME, FlowLog, run_in_prefect
 from flows.reconcile import reconcile
 from flows.retraining import retrain
+from flows.server_away import Teller
 from flows.service import (
     Job,
     Service,
@@ -43,15 +44,19 @@ _DESCRIPTIONS: dict[Job, str] = {
 def service_flow(service: Service | Path, job: Job) -> dict[str, Any]:
     """Do one job of the service; what became of it, in a few words per library."""
     known = service if isinstance(service, Service) else read_service(service)
-    log = get_run_logger()
     with job_lock(known, job):
-        for name in reconcile([FLOW_NAME, SERVICE_FLOW_NAME]):
-            log.warning("%s was dead and is marked as crashed; its work goes on from its ledger", name)
+        Teller().tell(_tell_endings)
         if job == "retrain":
             return _retrain(known)
         if job == "verify":
             return _verify(known)
         return _run_libraries(known, refine=job == "refine")
+
+
+def _tell_endings() -> None:
+    """Tell the server what became of the runs whose process is gone."""
+    for sentence in reconcile([FLOW_NAME, SERVICE_FLOW_NAME]):
+        get_run_logger().warning(sentence)
 
 
 def _run_libraries(service: Service, *, refine: bool) -> dict[str, Any]:
@@ -63,7 +68,7 @@ def _run_libraries(service: Service, *, refine: bool) -> dict[str, Any]:
         if is_taken(request):
             continue
         try:
-            endings[library.name] = campaign_flow(request)
+            endings[library.name] = run_in_prefect(request, FlowLog())
         except UsageError as error:
             log.error("%s: %s", library.name, error)
             endings[library.name] = {"problem": str(error)}

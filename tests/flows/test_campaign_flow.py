@@ -1,5 +1,9 @@
 """The Prefect flow: the same files as the plain command, seen in Prefect."""
 
+import contextlib
+import sqlite3
+from itertools import chain
+
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -8,13 +12,13 @@ from prefect.testing.utilities import prefect_test_harness
 
 from flows import batch
 from flows.batch import locked
-from flows.campaign_flow import FLOW_NAME, campaign_flow, server_note, shards
+from flows.campaign_flow import CHEAP_SHARD, FLOW_NAME, campaign_flow, server_note, shards
 from flows.progress import Lines
 from flows.reconcile import reconcile
 from flows.request import Request, settings_from
 from flows.service import build_service
 from flows.service_flow import service_flow
-from pipeline.errors import SettingsError
+from pipeline.errors import SettingsError, StoreError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,22 +100,58 @@ def test_an_inbox_takes_every_file_once_and_a_bad_one_stops_none(tmp_path, model
     assert folder.is_dir()
 
 
-def test_an_orphan_is_marked_as_crashed_and_a_live_run_is_left(request_for, monkeypatch):
-    """Two RUNNING flow runs, one of whose folders is locked: only the other is told to have crashed."""
+def test_refinement_and_verification_run_as_jobs_of_the_service(tmp_path, model_folder, fast):
+    """refine delivers, fills the store and is not done twice; verify reads every result; a damaged one fails
+    its run.
+    """
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox" / "b.smi").write_text("CO methanol\n")
+    settings = settings_from(fast, {"model": str(model_folder), "export.formats": ("openmm",)})
+    values = {
+        "inbox": "inbox",
+        "out": "out",
+        "store": "store",
+        "quiet_seconds": 0.0,
+        "refine": {"budget": "1h"},
+        "verify": {},
+    }
+    service = build_service(values, settings, tmp_path)
+    assert service_flow(service, "refine") == {"b.smi": {"n_records": 1, "n_ok": 1, "n_failed": 0}}
+    assert service_flow(service, "refine") == {}
+    n_results = service_flow(service, "verify")["n_results"]
+    assert n_results > 0
+    with contextlib.closing(sqlite3.connect(service.store_folder / batch.STORE_FILE)) as store, store:
+        store.execute("DROP TRIGGER results_stay")
+        store.execute(
+            "UPDATE results SET energy = energy + 1 WHERE number = (SELECT MIN(number) FROM results)"
+        )
+    with pytest.raises(StoreError, match=f"1 of {n_results} results are damaged"):
+        service_flow(service, "verify")
+
+
+def test_orphans_get_the_state_they_ended_in_and_a_live_run_is_left(request_for, monkeypatch):
+    """Three RUNNING flow runs: the folder of one is locked, that of another done, of the third not there."""
     monkeypatch.setattr("flows.reconcile.YOUNG_SECONDS", 0.0)
-    dead, alive = request_for("assign", "dead"), request_for("assign", "alive")
+    dead, alive, done = (request_for("assign", name) for name in ("dead", "alive", "done"))
     (alive.out / ".parmflow").mkdir(parents=True)
+    batch.run(done, Lines([].append))
     with get_client(sync_client=True) as client:
         runs = {
             name: client.create_flow_run(
                 campaign_flow, parameters={"request": request.model_dump(mode="json")}, state=Running()
             )
-            for name, request in (("dead", dead), ("alive", alive))
+            for name, request in (("dead", dead), ("alive", alive), ("done", done))
         }
         with locked(alive.out):
-            assert reconcile([FLOW_NAME]) == [runs["dead"].name]
-        states = {name: client.read_flow_run(run.id).state.type.value for name, run in runs.items()}
-    assert states == {"dead": "CRASHED", "alive": "RUNNING"}
+            told = sorted(sentence.split(":")[0] for sentence in reconcile([FLOW_NAME]))
+        states = {name: client.read_flow_run(run.id).state for name, run in runs.items()}
+    assert told == sorted([runs["dead"].name, runs["done"].name])
+    assert {name: state.type.value for name, state in states.items()} == {
+        "dead": "CRASHED",
+        "alive": "RUNNING",
+        "done": "COMPLETED",
+    }
+    assert "3 of 4" in states["done"].message
 
 
 @pytest.mark.parametrize("optimise_spec", [None, "fast"])
@@ -148,3 +188,10 @@ def test_shards_lose_nothing_and_keep_the_order():
     """Seven items by three: 3 + 3 + 1, joined again the same."""
     assert shards(list(range(7)), 3) == [[0, 1, 2], [3, 4, 5], [6]]
     assert shards([], 3) == []
+
+
+def test_a_large_library_is_cut_into_few_tasks():
+    """A million records: 400 tasks per phase, four phases stay below 2,000; all records once, in order."""
+    cut = shards(range(1_000_000), CHEAP_SHARD)
+    assert 4 * len(cut) < 2000
+    assert list(chain.from_iterable(cut)) == list(range(1_000_000))

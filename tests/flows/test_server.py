@@ -1,23 +1,33 @@
 """With a real Prefect server on loopback: runs are recorded there, and a schedule really fires."""
 
+import contextlib
 import fcntl
 import os
+import signal
 import socket
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.campaign_flow import FLOW_NAME
+from flows.doctor import check_scheduler
+from flows.reconcile import reconcile
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory, start):
-    """A server of its own home and port; the environment in which it is the server."""
+@contextlib.contextmanager
+def server_in(home, start):
+    """A server with its data in a folder; the process, and the environment in which it is the server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    home = tmp_path_factory.mktemp("prefect")
+    url = f"http://127.0.0.1:{port}/api"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -26,9 +36,15 @@ def environment(tmp_path_factory, start):
     }
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with start(command, home / "log", environment) as server:
-        url = f"http://127.0.0.1:{port}/api"
         server.wait_until(lambda: is_up(url))
-        yield environment | {"PREFECT_API_URL": url}
+        yield server, environment | {"PREFECT_API_URL": url}
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory, start):
+    """The environment in which a server of its own home and port is the server."""
+    with server_in(tmp_path_factory.mktemp("prefect"), start) as (_, environment):
+        yield environment
 
 
 def is_up(url):
@@ -77,8 +93,9 @@ def test_a_served_inbox_is_run_by_its_schedule_and_stops_in_mid_run(
         )
         (table,) = serving.wait_until(lambda: list(out.glob("*/outcomes.csv")))
         assert len(table.read_text().splitlines()) == 5
+        assert "minutes ago" in check_scheduler(environment["PREFECT_API_URL"]).detail
         (inbox / "long.smi").write_text("".join(f"CCO ethanol-{n}\n" for n in range(5000)))
-        (deployment,) = ask(environment, "deployments/filter")
+        (deployment,) = [d for d in ask(environment, "deployments/filter") if not d["work_pool_name"]]
         ask(environment, f"deployments/{deployment['id']}/create_flow_run")
         serving.wait_until(lambda: list(out.glob("long-*/ligands/*")))
         serving.process.terminate()
@@ -87,3 +104,51 @@ def test_a_served_inbox_is_run_by_its_schedule_and_stops_in_mid_run(
     assert not (folder / "outcomes.csv").exists()
     with (folder / ".parmflow" / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where somebody is still at work
+
+
+def test_a_server_killed_in_mid_run_costs_no_ligand_and_hears_of_the_end_later(
+    tmp_path, start, command_line, model_folder, monkeypatch
+):
+    """kill -9 of the server: the run ends well and says so; the server, back again, is told COMPLETED."""
+    library, out, home = tmp_path / "library.smi", tmp_path / "out", tmp_path / "home"
+    library.write_text("".join(f"{'C' * (1 + n % 8)}{'NOF'[n % 3]} lig-{n}\n" for n in range(24)))
+    command = command_line(
+        "assign", library, "--out", out, "--model", model_folder, "--formats", "openmm", "--prefect"
+    )
+    with server_in(home, start) as (server, environment):
+        impatient = environment | {"PREFECT_CLIENT_MAX_RETRIES": "1"}  # seconds instead of minutes
+        with start(command, tmp_path / "log", impatient) as running:
+            running.wait_until(lambda: list(out.glob("ligands/*/*/check.json")), every=0.05)
+            os.killpg(server.process.pid, signal.SIGKILL)
+            assert running.process.wait(300) == 0
+    assert "does not answer" in running.stderr.read_text()
+    assert len((out / "outcomes.csv").read_text().splitlines()) == 25
+    monkeypatch.setattr("flows.reconcile.YOUNG_SECONDS", 0.0)
+    with server_in(home, start) as (_, environment):
+        (run,) = ask(environment, "flow_runs/filter")
+        assert run["state_type"] == "RUNNING"
+        with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}):
+            reconcile([FLOW_NAME])
+        (run,) = ask(environment, "flow_runs/filter")
+    assert (run["state_type"], run["state"]["message"][:8]) == ("COMPLETED", "24 of 24")
+
+
+def test_prefect_deploy_registers_the_jobs(tmp_path, environment, run_to_end):
+    """The commands that prefect.yaml names: four deployments, whose schedules are those of the defaults."""
+    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
+    pool = ["work-pool", "create", "--type", "process", "parmflow"]
+    deploy = ["deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml")]
+    for words in (pool, deploy):
+        code, said, log = run_to_end(
+            [*prefect, *words], tmp_path / words[0], environment | {"PYTHONPATH": str(ROOT)}
+        )
+        assert code == 0, said + log
+    made = [d for d in ask(environment, "deployments/filter") if d["work_pool_name"] == "parmflow"]
+    crons = {d["name"]: d["schedules"][0]["schedule"]["cron"] for d in made}
+    assert crons == {
+        "inbox": "*/10 * * * *",
+        "refine": "0 1 * * *",
+        "retrain": "0 3 * * 0",
+        "verify": "0 6 * * 0",
+    }
+    assert {d["parameters"]["job"] for d in made} == set(crons)
