@@ -10,7 +10,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Running
 from prefect.testing.utilities import prefect_test_harness
 
-from flows import batch
+from flows import batch, registry
 from flows.batch import locked
 from flows.campaign_flow import CHEAP_SHARD, FLOW_NAME, campaign_flow, server_note, shards
 from flows.progress import Lines
@@ -19,6 +19,8 @@ from flows.request import Request, settings_from
 from flows.service import build_service
 from flows.service_flow import service_flow
 from pipeline.errors import SettingsError, StoreError
+from pipeline.settings import Settings
+from tests.training_tables import write_training_tables
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -127,6 +129,24 @@ def test_refinement_and_verification_run_as_jobs_of_the_service(tmp_path, model_
         )
     with pytest.raises(StoreError, match=f"1 of {n_results} results are damaged"):
         service_flow(service, "verify")
+
+
+def test_retraining_runs_as_a_job_of_the_service(tmp_path, build_ligand):
+    """Trained for a few steps and scored beside the shipped model: kept, and promoted if it has less error.
+
+    The second run trains nothing anew and gives the same verdict on the same model.
+    """
+    write_training_tables(tmp_path, build_ligand)
+    (tmp_path / "inbox").mkdir()
+    job = {"config": "tiny.toml", "data": "data", "evaluation": "data/qm/dev.parquet"}
+    service = build_service({"inbox": "inbox", "out": "out", "retrain": job}, Settings(), tmp_path)
+    verdict = service_flow(service, "retrain")
+    assert verdict["promoted"] == (verdict["error"] < verdict["error_in_use"])
+    assert registry.names(service.registry_folder) == [verdict["name"]]
+    promoted = service.registry_folder / verdict["name"] if verdict["promoted"] else None
+    assert registry.current(service.registry_folder) == promoted
+    again = service_flow(service, "retrain")
+    assert (again["name"], again["error"]) == (verdict["name"], verdict["error"])
 
 
 def test_orphans_get_the_state_they_ended_in_and_a_live_run_is_left(request_for, monkeypatch):

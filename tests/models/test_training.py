@@ -9,8 +9,6 @@ import openmm
 import pandas as pd
 import pytest
 import torch
-from rdkit import Chem
-from rdkit.Chem import AllChem
 
 from models.charges import ChargeEnsemble, ChargeNetwork
 from models.config import NetworkConfig, ScheduleConfig, read_config
@@ -28,99 +26,12 @@ from pipeline.schema import QMRecord, QMSpec, Reference
 from pipeline.settings import FineTuneSettings
 from pipeline.topology import build_topology
 from pipeline.units import ANGSTROM_PER_NM, KJ_PER_KCAL
-
-MOLECULES = ("CCO", "CC(=O)N", "CCl", "c1ccoc1", "CC#N", "CS", "C[NH3+]", "OCC=O")
-OFFXML = """<?xml version="1.0" encoding="utf-8"?>
-<SMIRNOFF version="0.3" aromaticity_model="OEAroModel_MDL">
-  <Bonds version="0.3" potential="harmonic">
-    <Bond smirks="[*:1]~[*:2]" k="700*mole**-1*angstrom**-2*kilocalorie" length="1.4*angstrom" id="b"/>
-    <Bond smirks="[*:1]-[#1:2]" k="740*mole**-1*angstrom**-2*kilocalorie" length="1.09*angstrom" id="h"/>
-  </Bonds>
-  <Angles version="0.3" potential="harmonic">
-    <Angle smirks="[*:1]~[*:2]~[*:3]" k="120*mole**-1*radian**-2*kilocalorie" angle="112*degree" id="a"/>
-  </Angles>
-  <ProperTorsions version="0.3" potential="k*(1+cos(periodicity*theta-phase))" default_idivf="auto">
-    <Proper smirks="[*:1]~[*:2]~[*:3]~[*:4]" periodicity1="3" phase1="0*degree"
-            k1="0.2*mole**-1*kilocalorie" idivf1="1" id="t"/>
-  </ProperTorsions>
-  <vdW version="0.3" potential="Lennard-Jones-12-6" combining_rules="Lorentz-Berthelot" scale12="0.0"
-       scale13="0.0" scale14="0.5" scale15="1.0" cutoff="9*angstrom"
-       switch_width="1*angstrom" method="cutoff">
-    <Atom smirks="[*:1]" epsilon="0.1*mole**-1*kilocalorie" sigma="3.0*angstrom" id="n"/>
-  </vdW>
-</SMIRNOFF>
-"""
-CONFIG = """
-name = "tiny"
-version = "0.1"
-seed = 3
-[charges]
-network = { width = 16, n_layers = 2 }
-schedule = { epochs = 3, batch_molecules = 4, learning_rate = 5e-3 }
-[prior]
-force_field = "tiny.offxml"
-schedule = { epochs = 3, batch_molecules = 4, learning_rate = 5e-3 }
-[valence]
-network = { width = 16, n_layers = 2 }
-schedule = { epochs = 3, batch_molecules = 4, learning_rate = 5e-3 }
-sources = { gen2-torsion = 0 }
-dev_minima = 0
-members = 2
-[class2]
-schedule = { epochs = 2, batch_molecules = 4, learning_rate = 5e-3 }
-"""
-
-
-def geometries(smiles: str, n: int) -> np.ndarray:
-    """Thermally displaced copies of one embedded geometry, (n, n_atoms, 3) angstrom."""
-    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    AllChem.EmbedMolecule(mol, randomSeed=7)
-    AllChem.MMFFOptimizeMolecule(mol)
-    start = mol.GetConformer().GetPositions()
-    return start + np.random.default_rng(1).normal(scale=0.04, size=(n, *start.shape))
-
-
-def make_rows(build_ligand, split: str, n_points: int = 6) -> pd.DataFrame:
-    """A table in the format of the training data; energies of a spring to the first geometry."""
-    rows = []
-    for smiles in MOLECULES:
-        ligand, coords = build_ligand(smiles), geometries(smiles, n_points)
-        displacement = coords - coords.mean(axis=0)
-        rows.append(
-            {
-                "source": "gen2-torsion",
-                "kind": "torsiondrive",
-                "level": "test",
-                "key": smiles,
-                "mapped_smiles": ligand.mapped_smiles,
-                "charge": ligand.total_charge,
-                "n_atoms": coords.shape[1],
-                "n_confs": n_points,
-                "atomic_numbers": build_topology(ligand).atomic_numbers,
-                "coords": coords.astype(np.float32).ravel(),
-                "energy": 300.0 * (displacement**2).sum(axis=(1, 2)),
-                "gradient": (600.0 * displacement).astype(np.float32).ravel(),
-                "dihedral": None,
-                "grid": None,
-                "split": split,
-                "charges": np.full(coords.shape[1], ligand.total_charge / coords.shape[1]),
-            }
-        )
-    return pd.DataFrame(rows)
+from tests.training_tables import CONFIG, geometries, write_training_tables
 
 
 @pytest.fixture
 def data(tmp_path: Path, build_ligand) -> Path:
-    folder = tmp_path / "data"
-    (folder / "qm").mkdir(parents=True)
-    (folder / "charges").mkdir()
-    tables = [make_rows(build_ligand, split) for split in ("train", "dev")]
-    for table, split in zip(tables, ("train", "dev"), strict=True):
-        table.drop(columns="charges").to_parquet(folder / "qm" / f"{split}.parquet")
-    pd.concat(tables).to_parquet(folder / "charges" / "am1bcc.parquet")
-    (folder / "tiny.offxml").write_text(OFFXML)
-    (tmp_path / "tiny.toml").write_text(CONFIG)
-    return folder
+    return write_training_tables(tmp_path, build_ligand)
 
 
 def silent(line: str) -> None:
