@@ -27,14 +27,14 @@ from flows.request import Request, settings_from
 
 CORES = (
     "c1ccc({a})cc1{b}", "c1cc({a})ncc1{b}", "c1nc({a})ncc1{b}", "C1CC({a})CCN1{b}", "c1cc({a})sc1{b}",
-    "O=C(N{a})c1ccccc1{b}", "c1ccc2c(c1{a})cc[nH]2{b}", "C1CN({a})CCN1{b}", "c1cc({a})oc1{b}",
+    "O=C(N{a})c1ccccc1{b}", "c1ccc2c(c1{a})ccn2{b}", "C1CN({a})CCN1{b}", "c1cc({a})oc1{b}",
     "O=S(=O)(N{a})c1ccc(cc1){b}", "O=C1NC({a})=CN1{b}", "c1cc2nc({a})[nH]c2cc1{b}",
 )  # fmt: skip
 ENDS = (
     "C", "CC", "C(C)C", "OC", "C#N", "F", "Cl", "C(F)(F)F", "C(=O)NC", "C(=O)OC", "CO", "CN(C)C", "CCO",
-    "C1CC1", "C1CCOCC1", "CCN", "c1ccccc1", "c1ccncc1", "Cc1ccccc1", "CC(=O)N", "CS(=O)(=O)C", "CCF",
-    "CC#N", "CCCO", "C(C)(C)C", "CC(C)C", "C1CCCC1", "COC", "CSC", "CCOC", "C(=O)N", "CCCN", "Cc1ccco1",
-    "CC1CC1", "CCC#N", "Cc1cccs1", "C1CCNCC1", "CCCF", "CC(F)F", "CCCOC",
+    "C8CC8", "C8CCOCC8", "CCN", "c8ccccc8", "c8ccncc8", "Cc8ccccc8", "CC(=O)N", "CS(=O)(=O)C", "CCF",
+    "CC#N", "CCCO", "C(C)(C)C", "CC(C)C", "C8CCCC8", "COC", "CSC", "CCOC", "C(=O)N", "CCCN", "Cc8ccco8",
+    "CC8CC8", "CCC#N", "Cc8cccs8", "C8CCNCC8", "CCCF", "CC(F)F", "CCCOC",
 )  # fmt: skip
 BAD = ("not-a-molecule", "C1CC", "CC(=O)[O-].[Na+]", "C[Mg]Br", "")
 _PERIOD = 20
