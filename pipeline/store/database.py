@@ -8,6 +8,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from pipeline.errors import OutputFolderError, StoreError
 from pipeline.store.rows import hash_molecule, hash_row
@@ -76,16 +77,21 @@ def open_database(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def use_wal(execute: Callable[[str], object], is_busy: type[Exception] = sqlite3.OperationalError) -> None:
+class _Answer(Protocol):
+    def close(self) -> None: ...
+
+
+def use_wal(execute: Callable[[str], _Answer], is_busy: type[Exception] = sqlite3.OperationalError) -> None:
     """Switch a file to write-ahead logging by `execute`, waiting while another process has it locked.
 
     SQLite's own patience does not hold here: two that switch a new file at once would wait for each other,
-    so one of them is told at once that it is locked.
+    so one of them is told at once that it is locked. The answer is closed at once: while it is open SQLite
+    takes the statement for one in progress and commits nothing.
     """
     give_up = time.monotonic() + BUSY_SECONDS
     while True:
         try:
-            execute("PRAGMA journal_mode=WAL")
+            execute("PRAGMA journal_mode=WAL").close()
             return
         except is_busy as error:
             if "locked" not in str(error) or time.monotonic() > give_up:

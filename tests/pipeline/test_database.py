@@ -1,5 +1,7 @@
 """The ledger's connection: what an interrupt in mid-statement leaves can be used."""
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ from sqlalchemy import event
 
 from pipeline.database import Database, Place
 from pipeline.errors import StoreError
+from pipeline.store.database import use_wal
 
 
 def test_an_interrupted_statement_leaves_a_usable_database(tmp_path: Path) -> None:
@@ -47,3 +50,19 @@ def test_only_a_full_disk_is_called_one(tmp_path: Path) -> None:
         database.execute("INSERT INTO t VALUES (:text)", text="x" * 100_000)
     assert caught.value.kind == "disk"
     database.close()
+
+
+def test_the_switch_to_wal_leaves_no_statement_open(tmp_path: Path) -> None:
+    """The pragma's answer is closed: else SQLite may refuse the next COMMIT, statements being in progress."""
+    answers = []
+
+    def execute(sql: str) -> sqlite3.Cursor:
+        answers.append(connection.execute(sql))
+        return answers[-1]
+
+    with contextlib.closing(sqlite3.connect(tmp_path / "new.sqlite", isolation_level=None)) as connection:
+        use_wal(execute)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        (answer,) = answers
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            answer.fetchone()
