@@ -67,8 +67,9 @@ def test_dynamics_conserves_energy_alike_from_every_file(smiles, build_ligand, p
 
     Verlet's energy wavers by less than (omega dt)^2 / 8 of the kinetic energy: 0.3 % for X-H stretches at
     0.25 fs (omega dt = 0.15), some 0.02 kcal/mol here; a force that is not the energy's gradient would drift
-    by far more. The three differ by printed digits, so they waver alike: 10 %. Linear centres (hazard 27)
-    must not blow up: two of these molecules have them.
+    by far more. The three differ by printed digits, but in a picosecond these grow into another trajectory of
+    the same energy, which wavers alike: within a factor of two. Linear centres (hazard 27) must not blow up:
+    two of these molecules have them.
     """
     ligand = build_ligand(smiles)
     topology = build_topology(ligand)
@@ -90,4 +91,4 @@ def test_dynamics_conserves_energy_alike_from_every_file(smiles, build_ligand, p
         assert np.ptp(totals) < 0.02, name
         assert abs(np.polyfit(times, totals, 1)[0]) < 0.005, name
         assert totals.mean() == pytest.approx(exact.mean(), abs=1e-3), name
-        assert totals.std() == pytest.approx(exact.std(), rel=0.1), name
+        assert 0.5 < totals.std() / exact.std() < 2.0, name
