@@ -112,6 +112,8 @@ def provenance_of(identity: dict[str, Any], level: str) -> tuple[tuple[str, str]
     } | {f"version_{name}": number for name, number in identity["programs"].items()}
     if level:
         pairs["qm_level"] = level
+    if identity["settings"]["charges"] != "model":
+        pairs["charges"] = identity["settings"]["charges"]
     return tuple(sorted(pairs.items()))
 
 
@@ -134,6 +136,10 @@ def line_of(request: Request) -> StraightLine:
         raise SettingsError(
             f"--check all: not installed: {', '.join(missing)}; install what is missing (see README), leave "
             "its format out, or check in-process"
+        )
+    if request.command == "refine" and request.settings.charges == "input":
+        raise SettingsError(
+            "--charges input: `refine` tunes parameters beside the model's charges only; use `assign`"
         )
     level = spec_of(request.settings).level if request.command == "refine" else ""
     return StraightLine(

@@ -98,6 +98,12 @@ def assign(  # a command's options are its arguments
     constraints: Constraints = None,
     model: ModelName = None,
     form: FormName = None,
+    charges: Annotated[
+        str | None,
+        typer.Option(
+            "--charges", metavar="SOURCE", help="model (default), or input: the SDF records' own charges."
+        ),
+    ] = None,
     config: Config = None,
     jobs: Jobs = None,
     ledger: LedgerAddress = "",
@@ -113,6 +119,7 @@ def assign(  # a command's options are its arguments
             **_export_options(formats, check, constraints),
             "model": model,
             "form": form,
+            "charges": charges,
             "jobs": jobs,
         }
         request = Request(

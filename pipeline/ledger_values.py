@@ -23,6 +23,8 @@ class Prepared:
     ligand_key: str
     pose: FloatArray | None
     """(n_atoms, 3) angstrom, the record's own coordinates in its order; None for SMILES and 2-D records"""
+    charges: FloatArray | None = None
+    """(n_atoms,) elementary charges, the record's own in its order; None: the model's are used"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,6 +91,7 @@ def prepared_from(text: str) -> Prepared:
         order=tuple(value["order"]),
         ligand_key=value["ligand_key"],
         pose=array_from(value["pose"]),
+        charges=array_from(value.get("charges")),
     )
 
 

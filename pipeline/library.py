@@ -41,6 +41,10 @@ class ReadLimits:
     """decompressed bytes allowed whatever the ratio"""
 
 
+CHARGE_FIELD = "atom.dprop.PartialCharge"
+"""of an SDF record: a partial charge per atom, in the order of the molblock"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """One entry of a library, as text; nothing of it is understood yet."""
@@ -52,9 +56,15 @@ class Record:
     """file name and the record's number in it"""
     form: Literal["smiles", "molblock"]
     text: str
-    """SMILES, or the molblock up to `M  END`; the first characters only when there is a problem"""
+    """SMILES, or the molblock up to `M  END` and the fields we know; the first characters only when there is
+    a problem"""
     problem: str = ""
     """why the text cannot be read; empty when it may be tried"""
+
+    def field(self, name: str) -> str:
+        """Content of a data field of an SDF record, its lines joined by blanks; empty where there is none."""
+        _, _, rest = self.text.partition(f"\n> <{name}>\n")
+        return " ".join(rest.partition("\n\n")[0].splitlines())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,9 +210,10 @@ def _read_sdf(lines: Iterable[str | None], limits: ReadLimits) -> Iterator[_Entr
 
 
 def _read_block(lines: Iterator[str | None], limits: ReadLimits) -> _Entry | None:
-    """Keep a block up to `M  END`, skip its data fields; None when nothing but blank lines is left."""
+    """Keep a block up to `M  END` and the fields we know; None when nothing but blank lines is left."""
     block: list[str] = []
-    n_bytes, complete, closed, problem = 0, False, False, ""
+    fields: list[str] = []
+    n_bytes, complete, closed, wanted, problem = 0, False, False, False, ""
     for line in lines:
         if line is not None and line.startswith("$$$$"):
             closed = True
@@ -215,9 +226,12 @@ def _read_block(lines: Iterator[str | None], limits: ReadLimits) -> _Entry | Non
         elif line is not None and not complete:
             block.append(line)
             complete = line.startswith("M  END")
+        elif line is not None and (wanted or f"<{CHARGE_FIELD}>" in line):
+            fields.append(line if wanted else f"> <{CHARGE_FIELD}>")
+            wanted = bool(line.strip())
     if not closed and not problem and not any(line.strip() for line in block):
         return None
-    return _molblock_entry(block, complete, problem)
+    return _molblock_entry(block + fields, complete, problem)
 
 
 def _molblock_entry(block: list[str], complete: bool, problem: str) -> _Entry:

@@ -8,7 +8,7 @@ to the last bit; files are written in the atom order of the record.
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
@@ -19,6 +19,7 @@ from pipeline.child import Limits
 from pipeline.conformers import displaced_copies, generate_conformers
 from pipeline.deliver import deliver
 from pipeline.errors import OutputFolderError, StoreError
+from pipeline.input_charges import charges_of
 from pipeline.ledger_values import Prepared
 from pipeline.library import Record
 from pipeline.ligand import canonical_ligand, canonical_order, ligand_key, standardise
@@ -92,7 +93,10 @@ class StraightLine:
 
     def prepare(self, record: Record) -> Prepared:
         """Standardise a record, in a child process; RecordError or RefusedLigandError say why not."""
-        return self.isolate(standardise_record, record, self.settings.ligand, limits=self._limits())
+        prepared = self.isolate(standardise_record, record, self.settings.ligand, limits=self._limits())
+        if self.settings.charges == "model":
+            return prepared
+        return replace(prepared, charges=charges_of(record, prepared))
 
     def predict(self, prepared: Prepared) -> MMParameters:
         """Parameters of the canonical ligand, within their physical ranges."""
@@ -115,6 +119,8 @@ class StraightLine:
         topology, restored = restore_order(
             build_topology(prepared.canonical), parameters, np.array(prepared.order)
         )
+        if prepared.charges is not None:
+            restored = replace(restored, charge=prepared.charges)
         parametrized = Parametrized(
             id=folder.name,
             ligand=prepared.ligand,

@@ -150,6 +150,8 @@ class Settings(_Settings):
     model: str = "default"
     """name of the shipped weights, or `name/version`"""
     form: Form = "class1"
+    charges: Literal["model", "input"] = "model"
+    """partial charges of the model, or those that each SDF record brings (`assign` only)"""
     jobs: int = Field(default=0, ge=0)
     """worker processes; 0: one per core"""
 

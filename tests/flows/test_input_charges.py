@@ -1,0 +1,129 @@
+"""Charges that the user brings in the library."""
+
+import csv
+import json
+
+import numpy as np
+import openmm
+import pytest
+from rdkit import Chem
+from rdkit.Chem import AllChem
+from typer.testing import CliRunner
+
+from flows.cli import app
+
+
+def molecule(smiles: str, charges, name: str, *, order=None) -> Chem.Mol:
+    """An SDF record with the field that the OpenFF toolkit writes; `charges`: numbers, text, or None."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    AllChem.EmbedMolecule(mol, randomSeed=1)
+    if order is not None:
+        mol = Chem.RenumberAtoms(mol, order)
+    mol.SetProp("_Name", name)
+    mol.SetProp("before", "1 2 3")
+    if charges is not None:
+        text = charges if isinstance(charges, str) else " ".join(f"{q:.6f}" for q in charges)
+        mol.SetProp("atom.dprop.PartialCharge", text)
+    return mol
+
+
+METHANOL = [0.117, -0.599, 0.028, 0.028, 0.028, 0.398]
+SHUFFLED = [3, 0, 5, 1, 4, 2]
+
+
+@pytest.fixture
+def assign(tmp_path, model_folder):
+    """Run assign on records; the outcome rows and the folder of the run."""
+
+    def run(molecules, *options):
+        library, out = tmp_path / "library.sdf", tmp_path / "out"
+        with Chem.SDWriter(str(library)) as writer:
+            for mol in molecules:
+                writer.write(mol)
+        arguments = [
+            "assign",
+            library,
+            "--out",
+            out,
+            "--model",
+            model_folder,
+            "--formats",
+            "openmm",
+            *options,
+        ]
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        rows = list(csv.DictReader((out / "outcomes.csv").open())) if out.exists() else []
+        return result, rows, out
+
+    return run
+
+
+def charges_in(folder) -> np.ndarray:
+    """What the written system has."""
+    system = openmm.XmlSerializer.deserialize((folder / "openmm_system.xml").read_text())
+    (force,) = (f for f in system.getForces() if isinstance(f, openmm.NonbondedForce))
+    return np.array([force.getParticleParameters(i)[0]._value for i in range(force.getNumParticles())])
+
+
+def test_the_records_own_charges_are_in_the_files(assign):
+    """One molecule twice, in two orders and with other charges: each has its own, in its own order, though
+    the molecule is predicted once; equivalent atoms keep what they were given.
+    """
+    uneven = np.array(METHANOL) + np.array([0.0, 0.0, 0.01, -0.01, 0.0, 0.0])
+    shuffled = molecule("CO", np.array(METHANOL)[SHUFFLED], "b", order=SHUFFLED)
+    result, rows, out = assign([molecule("CO", uneven, "a"), shuffled], "--charges", "input")
+    assert result.exit_code == 0, result.output
+    written = [charges_in(out / row["folder"]) for row in rows]
+    np.testing.assert_allclose(written[0], uneven, atol=1e-9)
+    np.testing.assert_allclose(written[1], np.array(METHANOL)[SHUFFLED], atol=1e-9)
+    document = json.loads((out / rows[0]["folder"] / "parameters.json").read_text())
+    assert document["provenance"]["charges"] == "input"
+
+
+def test_without_the_option_the_models_charges_are_used(assign):
+    """The field alone changes nothing; asking for it afterwards computes the records anew."""
+    mol = molecule("CO", METHANOL, "a")
+    _, rows, out = assign([mol])
+    assert np.abs(charges_in(out / rows[0]["folder"]) - METHANOL).max() > 1e-3
+    _, rows, out = assign([mol], "--charges", "input")
+    np.testing.assert_allclose(charges_in(out / rows[0]["folder"]), METHANOL, atol=1e-9)
+
+
+def test_what_printed_digits_leave_is_spread(assign):
+    """A sum of 0.0006 becomes zero, a ten-thousandth per atom."""
+    _, rows, out = assign([molecule("CO", np.array(METHANOL) + 1e-4, "a")], "--charges", "input")
+    written = charges_in(out / rows[0]["folder"])
+    assert abs(written.sum()) < 1e-12
+    np.testing.assert_allclose(written, METHANOL, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("charges", "says"),
+    [
+        (None, "no field"),
+        (METHANOL[:-1], "5 charges for 6 atoms"),
+        (np.array(METHANOL) + 0.1, "sum to 0.6000, +0.6000 from the total charge +0"),
+        ("0.1 0.2 n/a 0 0 0", "could not convert"),
+        ("0.1 nan 0 0 0 0", "sum to nan"),
+    ],
+)
+def test_charges_that_do_not_fit_are_refused(assign, charges, says):
+    """Each mistake is one failed row of kind `charges` that says what is wrong; the other record is done."""
+    result, rows, _ = assign(
+        [molecule("CO", charges, "bad"), molecule("CO", METHANOL, "good")], "--charges", "input"
+    )
+    assert result.exit_code == 3
+    assert [row["status"] for row in rows] == ["failed", "ok"]
+    assert (rows[0]["stage"], rows[0]["kind"]) == ("standardise", "charges")
+    assert says in rows[0]["message"]
+
+
+def test_refine_says_that_it_cannot(tmp_path, model_folder):
+    """Refining beside other charges than the model's is a usage error that leaves no folder."""
+    (tmp_path / "parmflow.toml").write_text('charges = "input"\n')
+    library = tmp_path / "a.smi"
+    library.write_text("CO a\n")
+    arguments = ["refine", library, "--out", tmp_path / "out", "--config", tmp_path / "parmflow.toml"]
+    result = CliRunner().invoke(app, [str(a) for a in [*arguments, "--model", model_folder]])
+    assert result.exit_code == 2
+    assert not (tmp_path / "out").exists()
