@@ -17,6 +17,7 @@ pickles here travel only between these four processes, never through a file.
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import importlib
 import os
 import pickle
@@ -174,10 +175,14 @@ def _bury(wardens: set[int]) -> None:
 
 
 def _preload(module: str) -> None:
-    """Import our own module once in the server, so that each worker finds it loaded."""
+    """Import our own module once in the server, so that each worker finds it loaded; and with it the modules
+    of its LOADED_LATE, which others import only when they are called.
+    """
     if module.startswith("pipeline."):
         with contextlib.suppress(ImportError):  # shows up in the worker, where it is reported
-            importlib.import_module(module)
+            for late in getattr(importlib.import_module(module), "LOADED_LATE", ()):
+                importlib.import_module(late)
+    gc.freeze()  # else a worker's collector would visit, and so copy, the pages of all that is loaded
 
 
 def _oversee(connection: socket.socket, parent: int) -> None:

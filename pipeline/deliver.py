@@ -56,6 +56,8 @@ from pipeline.verify import (
 )
 
 CHECK_FILE = "check.json"
+LOADED_LATE = ("scipy.io",)
+"""what OpenMM's reader of inpcrd imports when called: an eighth of a second in each child, if not before"""
 
 _AMBER_NOTE = (
     "sander and pmemd compute Coulomb energies with 18.2223^2 kcal angstrom/(mol e^2): multiply the coulomb "
