@@ -214,7 +214,8 @@ def test_what_is_in_work_at_ctrl_c_is_given(tmp_path):
         all_begun.set()
 
     def work(item):
-        all_begun.wait()
+        while not all_begun.wait(0.02):  # SIGINT may hit `set` between the flag and the call of who waits
+            pass
         if item == "first":
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         interrupted.wait()
