@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -203,7 +204,7 @@ def test_an_interrupted_run_goes_on_with_what_is_undone(tmp_path, library):
 
 def test_what_is_in_work_at_ctrl_c_is_given(tmp_path):
     """SIGINT while both of two items are in work: both end after it and are given, then it passes."""
-    all_begun, interrupted = threading.Event(), threading.Event()
+    begun, interrupted = [], threading.Event()
 
     def interrupt(*_):
         interrupted.set()
@@ -211,12 +212,13 @@ def test_what_is_in_work_at_ctrl_c_is_given(tmp_path):
 
     def items():
         yield from ("first", "second")
-        all_begun.set()
+        begun.append(True)  # no Event: SIGINT in its methods may leave its lock taken
 
     def work(item):
-        while not all_begun.wait(0.02):  # SIGINT may hit `set` between the flag and the call of who waits
-            pass
+        while not begun:
+            time.sleep(0.01)
         if item == "first":
+            time.sleep(0.5)  # by now the main thread waits for an ending
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         interrupted.wait()
         return item.upper()
