@@ -24,7 +24,7 @@ demo: env
 	$(BIN)/parmflow refine data/libraries/demo.smi --out demo-out
 
 test: env
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 lint: env
 	$(BIN)/ruff check .

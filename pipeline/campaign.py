@@ -26,7 +26,7 @@ from pipeline.ledger_values import Prepared
 from pipeline.library import Record
 from pipeline.names import record_id, shard_of
 from pipeline.outcome import Delivered, Failure, Outcome
-from pipeline.outcomes_table import write_json, write_outcomes
+from pipeline.outcomes_table import PARTS, write_json, write_outcomes
 from pipeline.parametrize import attempt
 from pipeline.schema import FloatArray, MMParameters
 
@@ -201,6 +201,8 @@ def take_in(campaign: Campaign, records: Iterable[Record]) -> None:
 def begin_work(campaign: Campaign) -> list[int]:
     """Numbers of the records still to do; with any, the tables of an earlier end are taken away."""
     campaign.ledger.leases.release_all()  # we have the folder's lock: who had them is dead
+    for part in campaign.folder.glob(PARTS):
+        part.unlink(missing_ok=True)
     undone = campaign.ledger.numbers(status="undone")
     n_records = campaign.ledger.n_records()
     if undone:

@@ -80,6 +80,10 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(value, indent=2, sort_keys=True, default=str) + "\n").encode())
 
 
+PARTS = ".*.part"
+"""what a killed writer leaves in its folder"""
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file in one piece: readers see the old or the new; of two writers at once, the later wins."""
     with _in_one_piece(path) as file:

@@ -17,8 +17,6 @@ _ACCURACY = 0.5
 class Gfn2Surface:
     """Called with a geometry; each starts from the density of the one before."""
 
-    level = "gfn2-xtb"
-
     def __init__(self, atomic_numbers: np.ndarray, total_charge: int) -> None:
         self._numbers, self._charge = atomic_numbers, total_charge
         self._calculator: Calculator | None = None

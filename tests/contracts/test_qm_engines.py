@@ -185,20 +185,20 @@ def test_unconverged_is_never_a_success(program: str) -> None:
 
 @pytest.mark.pyscf
 @pytest.mark.parametrize(
-    ("limits", "kinds"),
+    ("limits", "kind"),
     [
-        (Limits(wall_seconds=0.4, memory_mb=4096), ("time",)),
-        (Limits(wall_seconds=60, memory_mb=600), ("memory", "crash")),
+        (Limits(wall_seconds=0.4, memory_mb=4096), "time"),
+        (Limits(wall_seconds=60, memory_mb=200), "memory"),
     ],
 )
-def test_limits_hold(limits: Limits, kinds: tuple[str, ...]) -> None:
-    """A job over its time or memory ends with that kind, to be tried again; where compiled code met the
-    refusal and did not survive it, nothing tells it from another crash.
+def test_limits_hold(limits: Limits, kind: str) -> None:
+    """A job over its time or memory ends with that kind, to be tried again.
+
+    Some hundred megabytes more would fail within compiled code, which does not always survive a refusal.
     """
     with pytest.raises(QMError, match="methylammonium: pyscf") as caught:
         run_task(make_task("methylammonium", "pyscf"), limits)
-    assert caught.value.kind in kinds
-    assert caught.value.retryable
+    assert (caught.value.kind, caught.value.retryable) == (kind, True)
 
 
 @pytest.mark.pyscf

@@ -234,6 +234,15 @@ def test_what_is_in_work_at_ctrl_c_is_given(tmp_path):
     assert sorted(given) == ["FIRST", "SECOND"]
 
 
+def test_what_a_killed_writer_left_is_swept(tmp_path, library):
+    """A half-written table of a process that was killed is gone after the next run; the user's file stays."""
+    campaign = make_campaign(tmp_path / "out")
+    (campaign.folder / ".outcomes.csv.123-123.part").write_text("rec")
+    (campaign.folder / "notes.part").write_text("mine")
+    run(campaign, library)
+    assert [path.name for path in campaign.folder.glob("*.part")] == ["notes.part"]
+
+
 def test_another_model_recomputes_everything_and_says_so(tmp_path, library):
     """A run with another identity in the same folder: the difference is named, no file of the first stays."""
     out = tmp_path / "out"
