@@ -87,12 +87,13 @@ def test_a_job_that_waits_for_ever_is_ended(tmp_path: Path) -> None:
 
 def test_a_stopped_supervisor_is_not_waited_for(tmp_path: Path) -> None:
     """A warden that is stopped and so never reports: the job is overdue and ends as lost."""
-    limits = Limits(wall_seconds=0.5, memory_mb=512, scratch=tmp_path)
+    limits = Limits(wall_seconds=5.0, memory_mb=512, scratch=tmp_path)  # time enough to find and stop it
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.child._GRACE_SECONDS", 1.0)
         with Child(time.sleep, 600, limits=limits) as job:
             (server,) = [c for c in psutil.Process().children() if "child_server" in " ".join(c.cmdline())]
-            wardens = server.children()
+            while not (wardens := server.children()):
+                time.sleep(0.01)
             for warden in wardens:
                 warden.suspend()
             with pytest.raises(ChildError, match="vanished") as caught:
