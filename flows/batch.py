@@ -50,7 +50,8 @@ from pipeline.qm.batch import open_qm
 from pipeline.qm.levels import spec_by_name
 from pipeline.qm.methods import is_installed
 from pipeline.qm.relax import foreseen_by, relax_by
-from pipeline.refine import Bench, molecules, refine
+from pipeline.refine import molecules, refine
+from pipeline.refine_bench import Bench
 from pipeline.schema import CONVENTIONS_VERSION, QMSpec, Reference
 from pipeline.settings import Form, Settings
 

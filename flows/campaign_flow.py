@@ -30,7 +30,6 @@ from pipeline.assign import assign
 from pipeline.campaign import Campaign, Watch, begin_work
 from pipeline.errors import SettingsError
 from pipeline.refine import (
-    Bench,
     compute_qm,
     deliver_fits,
     drive_torsions,
@@ -43,6 +42,7 @@ from pipeline.refine import (
     tune,
     write_fits,
 )
+from pipeline.refine_bench import Bench
 
 FLOW_NAME = "parmflow"
 CHEAP_SHARD = 200

@@ -9,15 +9,14 @@ from flows.batch import open_bench, open_campaign, records_of
 from flows.request import Request
 from pipeline.campaign import Watch, take_in
 from pipeline.outcome import Outcome
+from pipeline.references import find_records, qm_tasks
 from pipeline.refine import (
     compute_qm,
     drive_torsions,
-    find_records,
     foresee,
     make_geometries,
     molecules,
     prepare,
-    qm_tasks,
     state_cost,
     state_cost_of_relaxing,
 )

@@ -7,9 +7,7 @@ phases talk only through the ledger and the QM store, so each can run on a part 
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from collections.abc import Collection, Iterable, Sequence
 
 from pipeline.campaign import (
     Campaign,
@@ -23,7 +21,6 @@ from pipeline.campaign import (
     settle,
 )
 from pipeline.drives import (
-    DriveBench,
     PlannedDrive,
     compute_drives,
     drive_references,
@@ -31,80 +28,16 @@ from pipeline.drives import (
     join_references,
     prepare_drives,
 )
-from pipeline.errors import QMError
 from pipeline.ledger_values import Fit, Prepared
 from pipeline.library import Record
-from pipeline.outcome import Delivered, Failure, failure_from_exception
+from pipeline.outcome import Delivered, Failure
 from pipeline.outcomes_table import FIT_COLUMNS, write_csv
 from pipeline.parametrize import attempt
-from pipeline.qm.bench import QMBench
+from pipeline.references import MIN_REFERENCES, find_records, missing_tasks, qm_tasks, why_too_few
+from pipeline.refine_bench import Bench, LigandFit, Molecule
 from pipeline.refine_cost import say_cost
-from pipeline.schema import FloatArray, Ligand, MMParameters, QMRecord, QMTask, Reference
+from pipeline.schema import FloatArray, QMRecord, QMTask, Reference
 from pipeline.topology import build_topology
-
-MIN_REFERENCES = 3
-"""Fewer calculated geometries than this cannot be divided into those tuned on and those tested on."""
-
-
-class LigandFit(Protocol):
-    """What the fine-tuner says of one ligand; errors are on held-out geometries (kcal/mol, angstrom)."""
-
-    @property
-    def parameters(self) -> MMParameters:
-        """Tuned, or the shipped ones where tuning made them worse."""
-
-    @property
-    def kept(self) -> str:
-        """`fine-tuned` or `shipped`."""
-
-    @property
-    def energy_rmse_before(self) -> float:
-        """Of the shipped parameters."""
-
-    @property
-    def energy_rmse_after(self) -> float:
-        """Of the parameters kept."""
-
-    @property
-    def force_rmse_before(self) -> float:
-        """Of the shipped parameters."""
-
-    @property
-    def force_rmse_after(self) -> float:
-        """Of the parameters kept."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """The doors that refine needs beyond those of a campaign."""
-
-    qm: QMBench
-    make_geometries: Callable[[Prepared], FloatArray]
-    """(n_points, n_atoms, 3) angstrom in canonical order: conformers first, then displaced copies"""
-    fine_tune: Callable[[Sequence[Reference], Callable[[], None]], Sequence[LigandFit]]
-    """references and a bell to ring after each step; one fit per reference, in order"""
-    n_steps: int
-    """steps that the fine-tuner will ring for"""
-    budget_seconds: float | None = None
-    """QM that is estimated to take longer is not begun"""
-    drives: DriveBench | None = None
-    """how torsion drives are made; None: none are"""
-    foresee_relaxed: Callable[[Ligand, str], Sequence[QMTask]] | None = None
-    """a ligand and its key -> stand-ins for QM in `make_geometries` and what follows; None: none"""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Molecule:
-    """All records of one molecule; the first speaks for the others."""
-
-    ligand_key: str
-    prepared: Prepared
-    members: list[tuple[str, Record]] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """The first record's name."""
-        return self.prepared.ligand.name
 
 
 def prepare(campaign: Campaign, numbers: Iterable[int]) -> None:
@@ -172,34 +105,6 @@ def make_geometries(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) 
             ledger.keep_geometries(molecule.ligand_key, ending)
 
 
-def qm_tasks(campaign: Campaign, bench: Bench, molecule: Molecule) -> list[QMTask]:
-    """The calculations of one molecule, one per geometry."""
-    coords = campaign.ledger.geometries(molecule.ligand_key)
-    if coords is None:
-        return []
-    topology = build_topology(molecule.prepared.canonical)
-    return [
-        QMTask(
-            ligand_key=molecule.ligand_key,
-            atomic_numbers=topology.atomic_numbers,
-            coords=geometry,
-            total_charge=molecule.prepared.canonical.total_charge,
-            spec=bench.qm.spec,
-        )
-        for geometry in coords
-    ]
-
-
-def missing_tasks(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> list[QMTask]:
-    """The calculations that the store does not hold yet."""
-    missing = []
-    for molecule in some:
-        tasks = {task.key: task for task in qm_tasks(campaign, bench, molecule)}
-        found = bench.qm.find(tasks)
-        missing += [task for key, task in tasks.items() if key not in found]
-    return missing
-
-
 def planned_drives(campaign: Campaign, bench: Bench) -> list[PlannedDrive]:
     """The torsion drives of the run, with their starting geometries; none when none are asked for."""
     if bench.drives is None:
@@ -261,27 +166,7 @@ def compute_qm(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> No
         n_found = len(find_records(campaign, bench, molecule))
         if n_found < min(MIN_REFERENCES, n_points):
             its = failures.get(molecule.ligand_key, [])
-            _settle_all(campaign, molecule, _too_few(molecule, its, n_found, n_points))
-
-
-def _too_few(molecule: Molecule, failures: Sequence[Failure], n_found: int, n_points: int) -> Failure:
-    """The molecule's failure: worth a retry when the calculations that are would make up the number."""
-    if not failures:
-        error = QMError("the calculations gave no result; run again", kind="lost", retryable=True)
-        return failure_from_exception(error, ligand=molecule.name, stage="qm")
-    again = [failure for failure in failures if failure.retryable]
-    retryable = n_found + len(again) >= min(MIN_REFERENCES, n_points)
-    # The failure that speaks is of the sort that decides.
-    last = again[-1] if retryable else next((f for f in reversed(failures) if not f.retryable), failures[-1])
-    message = f"only {n_found} of {n_points} QM calculations succeeded; the last failure: {last.message}"
-    return replace(last, ligand=molecule.name, message=message, retryable=retryable)
-
-
-def find_records(campaign: Campaign, bench: Bench, molecule: Molecule) -> tuple[QMRecord, ...]:
-    """The unflagged results of one molecule that the store holds, in the order of its geometries."""
-    keys = [task.key for task in qm_tasks(campaign, bench, molecule)]
-    found = bench.qm.find(keys)
-    return tuple(found[key] for key in keys if key in found and not found[key].flags)
+            _settle_all(campaign, molecule, why_too_few(molecule, its, n_found, n_points))
 
 
 def tune(campaign: Campaign, bench: Bench) -> None:

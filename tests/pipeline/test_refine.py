@@ -14,7 +14,8 @@ from pipeline.library import read_library
 from pipeline.outcome import failure_from_exception
 from pipeline.parametrize import StraightLine
 from pipeline.qm.relax import foreseen_by
-from pipeline.refine import Bench, refine
+from pipeline.refine import refine
+from pipeline.refine_bench import Bench
 from pipeline.refine_cost import in_words
 from pipeline.schema import MMParameters, QMRecord, QMSpec
 from pipeline.settings import Settings, build_settings
