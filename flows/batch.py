@@ -51,7 +51,7 @@ from pipeline.qm.levels import spec_by_name
 from pipeline.qm.methods import is_installed
 from pipeline.qm.relax import foreseen_by, relax_by
 from pipeline.refine import molecules, refine
-from pipeline.refine_bench import Bench
+from pipeline.refine_bench import Bench, ChargeBench
 from pipeline.schema import CONVENTIONS_VERSION, QMSpec, Reference
 from pipeline.settings import Form, Settings
 
@@ -138,10 +138,7 @@ def line_of(request: Request) -> StraightLine:
             f"--check all: not installed: {', '.join(missing)}; install what is missing (see README), leave "
             "its format out, or check in-process"
         )
-    if request.command == "refine" and request.settings.charges == "input":
-        raise SettingsError(
-            "--charges input: `refine` tunes parameters beside the model's charges only; use `assign`"
-        )
+    _check_charges(request)
     level = spec_of(request.settings).level if request.command == "refine" else ""
     return StraightLine(
         predictor=predictor_of(request.settings.model, request.settings.form),
@@ -150,6 +147,14 @@ def line_of(request: Request) -> StraightLine:
         isolate=run_in_child,
         relax=relax_by(request.store / STORE_FILE, request.settings) if request.command == "refine" else None,
     )
+
+
+def _check_charges(request: Request) -> None:
+    """SettingsError for charges that the command does not have."""
+    if request.command == "refine" and request.settings.charges == "input":
+        raise SettingsError("--charges input: `refine` has one set of charges per molecule; use `assign`")
+    if request.command == "assign" and request.settings.charges == "resp":
+        raise SettingsError("--charges resp: `assign` computes no QM; use `refine`")
 
 
 @contextlib.contextmanager
@@ -308,6 +313,13 @@ def drives_of(settings: Settings, line: StraightLine) -> DriveBench | None:
     )
 
 
+def charges_of(settings: Settings) -> ChargeBench | None:
+    """How charges are fitted, where the settings ask for it."""
+    if settings.charges != "resp":
+        return None
+    return ChargeBench(spec=spec_by_name("charges"), prune_rms=settings.conformers.prune_rms)
+
+
 @contextlib.contextmanager
 def open_bench(request: Request) -> Iterator[Bench]:
     """Engines, store and fine-tuner of a request."""
@@ -325,6 +337,7 @@ def open_bench(request: Request) -> Iterator[Bench]:
             n_steps=settings.fine_tune.steps,
             budget_seconds=settings.qm.budget_seconds if settings.qm.over_budget == "refuse" else None,
             drives=drives_of(settings, line),
+            charges=charges_of(settings),
             foresee_relaxed=foreseen_by(settings),
         )
 

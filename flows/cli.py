@@ -144,6 +144,12 @@ def refine(
     constraints: Constraints = None,
     model: ModelName = None,
     form: FormName = None,
+    charges: Annotated[
+        str | None,
+        typer.Option(
+            "--charges", metavar="SOURCE", help="model (default), or resp: fitted to HF/6-31G* potentials."
+        ),
+    ] = None,
     spec: Spec = None,
     store: Store = None,
     budget: Budget = None,
@@ -159,6 +165,7 @@ def refine(
             **_export_options(formats, check, constraints),
             "model": model,
             "form": form,
+            "charges": charges,
             "jobs": jobs,
             "qm.spec": spec,
             "qm.budget_seconds": parse_duration(budget),

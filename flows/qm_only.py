@@ -9,7 +9,7 @@ from flows.batch import open_bench, open_campaign, records_of
 from flows.request import Request
 from pipeline.campaign import Watch, take_in
 from pipeline.outcome import Outcome
-from pipeline.references import find_records, qm_tasks
+from pipeline.references import all_tasks, find_records
 from pipeline.refine import (
     compute_qm,
     drive_torsions,
@@ -67,12 +67,13 @@ def fill_store(request: Request, watch: Watch) -> Filled:
             compute_qm(campaign, bench, molecules(campaign))
             drive_torsions(campaign, bench)
             kept = molecules(campaign)
+            tasks = [all_tasks(campaign, bench, molecule) for molecule in kept]
             return Filled(
                 store=request.store,
                 level=bench.qm.spec.level,
                 n_records=campaign.ledger.n_records(),
                 n_molecules=len(kept),
-                n_tasks=sum(len(qm_tasks(campaign, bench, molecule)) for molecule in kept),
-                n_results=sum(len(find_records(campaign, bench, molecule)) for molecule in kept),
+                n_tasks=sum(map(len, tasks)),
+                n_results=sum(len(find_records(bench, some)) for some in tasks),
                 failed=tuple(campaign.ledger.outcomes(status="failed")),
             )

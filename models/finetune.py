@@ -23,7 +23,7 @@ from models.readouts import ValenceParameters
 from models.targets import nonbonded_of, without_pairs
 from models.terms import MMIndices, indices_from_topology
 from pipeline.ligand import to_rdkit
-from pipeline.schema import FloatArray, Ligand, MMParameters, Reference, Topology
+from pipeline.schema import FloatArray, MMParameters, Reference
 from pipeline.settings import FineTuneSettings
 from pipeline.topology import linear_centres
 from pipeline.vdw import assign_vdw
@@ -78,8 +78,9 @@ def fine_tune(
     *,
     on_step: Callable[[int, float], None] | None = None,
 ) -> list[LigandFit]:
-    """Fine-tune the readouts jointly on all references; one fit per reference, in order.
+    """Fine-tune the readouts jointly on all references, beside their own charges where they bring some.
 
+    Gives one fit per reference, in order.
     `on_step` hears the step and the loss. Raises ValueError for a reference with fewer than three points or
     without gradients. The predictor is not changed.
     """
@@ -89,7 +90,11 @@ def fine_tune(
     batch, indices = build_batch(ligands)
     with torch.no_grad():
         embedding = predictor.valence.encoder(batch)
-        charges = predictor.predict_charges(batch).split([topology.n_atoms for _, topology in ligands])
+        predicted = predictor.predict_charges(batch).split([topology.n_atoms for _, topology in ligands])
+    charges = [
+        charge if reference.charges is None else torch.tensor(reference.charges, dtype=charge.dtype)
+        for reference, charge in zip(references, predicted, strict=True)
+    ]
     targets = [
         _target(reference, charge, settings) for reference, charge in zip(references, charges, strict=True)
     ]
@@ -109,15 +114,16 @@ def fine_tune(
         )
     ]
     shipped_parameters = predictor.predict_many(ligands)
-    return [_finished(*rest) for rest in zip(fits, ligands, shipped_parameters, strict=True)]
+    return [_finished(*rest) for rest in zip(fits, references, shipped_parameters, strict=True)]
 
 
-def _finished(fit: LigandFit, ligand: tuple[Ligand, Topology], shipped: MMParameters) -> LigandFit:
+def _finished(fit: LigandFit, reference: Reference, shipped: MMParameters) -> LigandFit:
     """Shipped parameters as they are, with the model's confidence; tuned ones straight at linear centres."""
     if fit.kept == "shipped":
-        return dataclasses.replace(fit, parameters=shipped)
-    centres = linear_centres(to_rdkit(ligand[0]))
-    return dataclasses.replace(fit, parameters=straighten(fit.parameters, ligand[1], centres))
+        charge = shipped.charge if reference.charges is None else reference.charges
+        return dataclasses.replace(fit, parameters=dataclasses.replace(shipped, charge=charge))
+    centres = linear_centres(to_rdkit(reference.ligand))
+    return dataclasses.replace(fit, parameters=straighten(fit.parameters, reference.topology, centres))
 
 
 def _target(reference: Reference, charge: Tensor, settings: FineTuneSettings) -> _Target:

@@ -7,7 +7,7 @@ replayed from there (`pipeline.qm.torsion_drive`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.campaign import Campaign, each
 from pipeline.drive_plan import Drive, plan_drives
@@ -196,5 +196,5 @@ def join_references(own: Sequence[Reference], driven: Sequence[Reference], fewes
     for reference in own:
         more = of_molecule.pop(reference.ligand.mapped_smiles, None)
         records = reference.records if more is None else (*reference.records, *more.records)
-        joined.append(Reference(ligand=reference.ligand, topology=reference.topology, records=records))
+        joined.append(replace(reference, records=records))
     return joined + [reference for reference in of_molecule.values() if len(reference.records) >= fewest]

@@ -94,7 +94,7 @@ class StraightLine:
     def prepare(self, record: Record) -> Prepared:
         """Standardise a record, in a child process; RecordError or RefusedLigandError say why not."""
         prepared = self.isolate(standardise_record, record, self.settings.ligand, limits=self._limits())
-        if self.settings.charges == "model":
+        if self.settings.charges != "input":
             return prepared
         return replace(prepared, charges=charges_of(record, prepared))
 

@@ -33,11 +33,10 @@ from pipeline.library import Record
 from pipeline.outcome import Delivered, Failure
 from pipeline.outcomes_table import FIT_COLUMNS, write_csv
 from pipeline.parametrize import attempt
-from pipeline.references import MIN_REFERENCES, find_records, missing_tasks, qm_tasks, why_too_few
+from pipeline.references import MIN_REFERENCES, missing_tasks, qm_tasks, reference_of, why_too_few
 from pipeline.refine_bench import Bench, LigandFit, Molecule
 from pipeline.refine_cost import say_cost
 from pipeline.schema import FloatArray, QMRecord, QMTask, Reference
-from pipeline.topology import build_topology
 
 
 def prepare(campaign: Campaign, numbers: Iterable[int]) -> None:
@@ -132,6 +131,11 @@ def _without_geometries(campaign: Campaign) -> list[Molecule]:
 
 def state_cost(campaign: Campaign, bench: Bench) -> None:
     """Say what the QM will cost before it starts; SettingsError when that is more than the budget."""
+    if bench.charges is not None:
+        campaign.watch.say(
+            f"Charges are fitted to potentials at {bench.charges.spec.level} (RESP). The shipped terms were "
+            "trained beside the model's own charges; what the fine-tuning makes of them is in fits.csv."
+        )
     planned = planned_drives(campaign, bench)
     if planned:
         n_uses = sum(len(one.drive.uses) for one in planned)
@@ -149,12 +153,12 @@ def compute_qm(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> No
     tasks = missing_tasks(campaign, bench, some)
     campaign.watch.begin("qm", len(tasks))
     payer = {molecule.ligand_key: molecule.members[0][0] for molecule in some}
-    failures: dict[str, list[Failure]] = {}
+    failures: dict[str, Failure] = {}
 
     def on_result(task: QMTask, ending: QMRecord | Failure) -> None:
         campaign.watch.advance("qm")
         if isinstance(ending, Failure):
-            failures.setdefault(task.ligand_key, []).append(ending)
+            failures[task.key] = ending
         seconds = 0.0 if isinstance(ending, Failure) else dict(ending.provenance).get("wall_seconds", "0")
         note(campaign, payer[task.ligand_key], "qm", ending, float(seconds))
 
@@ -162,11 +166,9 @@ def compute_qm(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> No
         with leased(campaign, (record.number for molecule in some for _, record in molecule.members)):
             bench.qm.compute(tasks, on_result)
     for molecule in some:
-        n_points = len(qm_tasks(campaign, bench, molecule))
-        n_found = len(find_records(campaign, bench, molecule))
-        if n_found < min(MIN_REFERENCES, n_points):
-            its = failures.get(molecule.ligand_key, [])
-            _settle_all(campaign, molecule, why_too_few(molecule, its, n_found, n_points))
+        failure = why_too_few(campaign, bench, molecule, failures)
+        if failure is not None:
+            _settle_all(campaign, molecule, failure)
 
 
 def tune(campaign: Campaign, bench: Bench) -> None:
@@ -175,16 +177,7 @@ def tune(campaign: Campaign, bench: Bench) -> None:
     The tuning is joint, so a ligand more or less changes the parameters of all: then all are delivered again.
     """
     ledger = campaign.ledger
-    some = molecules(campaign)
-    found = [find_records(campaign, bench, molecule) for molecule in some]
-    own = [
-        Reference(
-            ligand=molecule.prepared.canonical,
-            topology=build_topology(molecule.prepared.canonical),
-            records=records,
-        )
-        for molecule, records in zip(some, found, strict=True)
-    ]
+    some, own = _own_references(campaign, bench)
     driven = drive_references(bench.qm, planned_drives(campaign, bench))
     references = join_references(own, driven, MIN_REFERENCES)
     digest = _digest(references)
@@ -200,16 +193,35 @@ def tune(campaign: Campaign, bench: Bench) -> None:
             _settle_all(campaign, molecule, fits)
         return
     kept = {
-        molecule.ligand_key: _fit_of(fit, len(records), len(qm_tasks(campaign, bench, molecule)))
+        molecule.ligand_key: _fit_of(fit, n_qm, len(qm_tasks(campaign, bench, molecule)))
         # The fits after the ligands' own are those of fragments.
-        for molecule, fit, records in zip(some, fits, found, strict=False)
+        for molecule, fit, n_qm in zip(some, fits, [len(one.records) for one in own], strict=False)
     }
     ledger.replace_fits(digest, kept)
 
 
+def _own_references(campaign: Campaign, bench: Bench) -> tuple[list[Molecule], list[Reference]]:
+    """The molecules with what the store has of them; one to which no charges can be fitted is settled."""
+    some, own = [], []
+    for molecule in molecules(campaign):
+        reference = attempt(molecule.name, "qm", reference_of, campaign, bench, molecule)
+        if isinstance(reference, Failure):
+            _settle_all(campaign, molecule, reference)
+        else:
+            some.append(molecule)
+            own.append(reference)
+    return some, own
+
+
 def _digest(references: Sequence[Reference]) -> str:
     text = "\n".join(
-        " ".join([reference.ligand.mapped_smiles, *(record.task_key for record in reference.records)])
+        " ".join(
+            [
+                reference.ligand.mapped_smiles,
+                *(record.task_key for record in reference.records),
+                *(f"{charge:.8f}" for charge in ([] if reference.charges is None else reference.charges)),
+            ]
+        )
         for reference in references
     )
     return hashlib.sha256(text.encode()).hexdigest()

@@ -8,7 +8,7 @@ from pipeline.drives import DriveBench
 from pipeline.ledger_values import Prepared
 from pipeline.library import Record
 from pipeline.qm.bench import QMBench
-from pipeline.schema import FloatArray, Ligand, MMParameters, QMTask, Reference
+from pipeline.schema import FloatArray, Ligand, MMParameters, QMSpec, QMTask, Reference
 
 
 class LigandFit(Protocol):
@@ -40,6 +40,16 @@ class LigandFit(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChargeBench:
+    """How charges are fitted to electrostatic potentials."""
+
+    spec: QMSpec
+    """of the potentials"""
+    prune_rms: float
+    """angstrom; geometries closer than this to another one are no conformer of their own"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bench:
     """The doors that refine needs beyond those of a campaign."""
 
@@ -54,6 +64,8 @@ class Bench:
     """QM that is estimated to take longer is not begun"""
     drives: DriveBench | None = None
     """how torsion drives are made; None: none are"""
+    charges: ChargeBench | None = None
+    """how charges are fitted; None: the model's are used"""
     foresee_relaxed: Callable[[Ligand, str], Sequence[QMTask]] | None = None
     """a ligand and its key -> stand-ins for QM in `make_geometries` and what follows; None: none"""
 

@@ -229,6 +229,8 @@ class Reference:
     ligand: Ligand
     topology: Topology
     records: tuple[QMRecord, ...]
+    charges: FloatArray | None = None
+    """(n_atoms,) elementary charges beside which the other terms are fitted; None: the model's"""
 
 
 N_CROSS_PERIODICITIES = 3

@@ -150,8 +150,9 @@ class Settings(_Settings):
     model: str = "default"
     """name of the shipped weights, or `name/version`"""
     form: Form = "class1"
-    charges: Literal["model", "input"] = "model"
-    """partial charges of the model, or those that each SDF record brings (`assign` only)"""
+    charges: Literal["model", "input", "resp"] = "model"
+    """those of the model, those that each SDF record brings (`assign` only), or RESP charges fitted to
+    potentials of the ligand at HF/6-31G* (`refine` only)"""
     jobs: int = Field(default=0, ge=0)
     """worker processes; 0: one per core"""
 

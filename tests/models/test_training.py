@@ -327,6 +327,24 @@ def test_no_steps_keep_the_shipped_parameters(build_ligand, model):
             )
 
 
+def test_charges_that_a_reference_brings_take_the_models_place(build_ligand, model):
+    """Points made by the shipped terms beside other charges: no error beside those (1e-6 kcal/mol, rounding),
+    one beside the model's; they are in the parameters.
+    """
+    predictor = Predictor(model)
+    plain = references(build_ligand)[0]
+    shipped = predictor.predict(plain.ligand, plain.topology)
+    charges = 1.5 * shipped.charge
+    system = build_system(plain.topology, dataclasses.replace(shipped, charge=charges))
+    records = tuple(_record(system, record.coords, record.spec) for record in plain.records)
+    plain = dataclasses.replace(plain, records=records)
+    brought = dataclasses.replace(plain, charges=charges)
+    without, beside = fine_tune(predictor, [plain, brought], FineTuneSettings(steps=0))
+    assert beside.energy_rmse_before < 1e-6 < 1e-3 < without.energy_rmse_before
+    np.testing.assert_array_equal(beside.parameters.charge, charges)
+    np.testing.assert_allclose(without.parameters.charge, shipped.charge, rtol=0, atol=1e-12)
+
+
 def test_a_ligand_that_got_worse_keeps_its_parameters(build_ligand, model):
     """Where the point left out is the shipped model's own, whatever was learnt on the others is worse.
 

@@ -15,7 +15,7 @@ from pipeline.outcome import failure_from_exception
 from pipeline.parametrize import StraightLine
 from pipeline.qm.relax import foreseen_by
 from pipeline.refine import refine
-from pipeline.refine_bench import Bench
+from pipeline.refine_bench import Bench, ChargeBench
 from pipeline.refine_cost import in_words
 from pipeline.schema import MMParameters, QMRecord, QMSpec
 from pipeline.settings import Settings, build_settings
@@ -70,6 +70,7 @@ class SpringBench:
         self.n_computed = 0
         self.stop_after = None
         self.failing_atoms = None
+        self.failing_driver = None
         self.failures = ()
 
     def find(self, keys):
@@ -86,9 +87,10 @@ class SpringBench:
         for n_task, task in enumerate(tasks):
             if self.n_computed == self.stop_after:
                 raise KeyboardInterrupt
-            if len(task.atomic_numbers) == self.failing_atoms and not (
+            fails = len(task.atomic_numbers) == self.failing_atoms and not (
                 self.failures and n_task % N_POINTS < N_POINTS - len(self.failures)
-            ):
+            )
+            if fails or task.spec.driver == self.failing_driver:
                 kind, retryable = next(failures)
                 error = QMError(f"{kind} failed", kind=kind, retryable=retryable)
                 on_result(task, failure_from_exception(error, ligand=task.ligand_key, stage="qm"))
@@ -101,6 +103,7 @@ class SpringBench:
                 coords=task.coords,
                 energy=float((task.coords**2).sum()),
                 gradient=2 * task.coords,
+                esp=np.array([[9.0, 0, 0, 1.0], [0, 9.0, 0, 0.5]]) if task.spec.driver == "esp" else None,
                 provenance=(("wall_seconds", "7"),),
             )
             self.store[task.key] = record
@@ -313,6 +316,22 @@ def test_a_retry_is_offered_where_it_can_make_up_the_number(tmp_path, library, f
     assert (failed.status, failed.kind) == ("failed", kind)
     assert f"only {N_POINTS - len(failures)} of 4" in failed.message
     assert run.campaign.ledger.forget_failures() == n_forgotten
+
+
+def test_a_potential_that_lacks_fails_the_ligand(tmp_path, library):
+    """Its charges would depend on which potentials there are: a row says so, and a retry makes it good."""
+    store = {}
+    bench = ChargeBench(spec=replace(SpringBench.spec, driver="esp"), prune_rms=0.5)
+    first = Run(tmp_path / "out", library, store)
+    first.bench = replace(first.bench, charges=bench)
+    first.qm.failing_driver = "esp"
+    assert {(o.stage, o.kind) for o in first.go() if o.record != 2} == {("qm", "scf")}
+    assert first.qm.n_computed == 3 * N_POINTS
+    second = Run(tmp_path / "out", library, store)
+    second.bench = replace(second.bench, charges=bench)
+    assert second.campaign.ledger.forget_failures() == 4
+    assert [o.status for o in second.go()] == ["ok", "failed", "ok", "ok", "ok"]
+    assert second.qm.n_computed == 3
 
 
 def test_a_broken_fine_tuner_fails_every_ligand_with_its_reason(tmp_path, library):
