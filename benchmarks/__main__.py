@@ -18,6 +18,7 @@ NAMES = (
     "qm_faults",
     "qm_cost",
     "torsion_drives",
+    "ablation",
 )
 
 

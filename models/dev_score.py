@@ -26,7 +26,7 @@ MAX_CONFS = 4
 
 
 @torch.no_grad()
-def score_torsions(model: ValenceNetwork, rows: Sequence[TrainingRow]) -> dict[str, float]:
+def score_torsions(model: ValenceNetwork | ValenceEnsemble, rows: Sequence[TrainingRow]) -> dict[str, float]:
     """Mean over rows of the energy RMSE (kcal/mol), and of the gradient RMSE where there is one."""
     energy_rmse, gradient_rmse = [], []
     generator = np.random.default_rng(0)
