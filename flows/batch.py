@@ -145,7 +145,6 @@ def line_of(request: Request) -> StraightLine:
         settings=request.settings,
         provenance=provenance_of(identity_of(request), level),
         isolate=run_in_child,
-        relax=relax_by(request.store / STORE_FILE, request.settings) if request.command == "refine" else None,
     )
 
 
@@ -330,9 +329,10 @@ def open_bench(request: Request) -> Iterator[Bench]:
         return fine_tune(predictor, references, settings.fine_tune, on_step=lambda *_: ring())
 
     with open_qm(request.store / STORE_FILE, settings.model_copy(update={"jobs": n_jobs(settings)})) as qm:
+        relax = relax_by(request.store / STORE_FILE, settings, qm.budget)
         yield Bench(
             qm=qm,
-            make_geometries=line.make_geometries,
+            make_geometries=dataclasses.replace(line, relax=relax).make_geometries,
             fine_tune=tune,
             n_steps=settings.fine_tune.steps,
             budget_seconds=settings.qm.budget_seconds if settings.qm.over_budget == "refuse" else None,

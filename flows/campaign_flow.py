@@ -7,7 +7,6 @@ that no molecule travels through Prefect; a task tried again does only what its 
 import contextlib
 import math
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, cast
@@ -29,6 +28,7 @@ from flows.server_away import Teller, is_away
 from pipeline.assign import assign
 from pipeline.campaign import Campaign, Watch, begin_work
 from pipeline.errors import SettingsError
+from pipeline.qm.budget import Budget
 from pipeline.refine import (
     compute_qm,
     deliver_fits,
@@ -289,30 +289,35 @@ def _refine_in_shards(request: Request, undone: list[int], progress: _Progress) 
     refusal = state_cost_of_relaxing_first(request)
     if refusal:
         return refusal
-    progress.over((5, 10), shards(keys, CHEAP_SHARD), lambda some: geometry_shard(request, some))
+    budget = Budget(request.settings.qm.budget_seconds)
+    is_relaxed = request.settings.qm.optimise_spec is not None
+    progress.over(
+        (5, 10),
+        shards(keys, CHEAP_SHARD),
+        lambda some: geometry_shard(_within(budget, request) if is_relaxed else request, some),
+    )
     refusal = state_cost_first(request)
     if refusal:
         return refusal
     keys = list_molecules(request)
-    begin = time.monotonic()
     progress.over(
         (10, 80),
         shards(keys, QM_SHARD),
-        lambda some: qm_shard(_with_budget_left(request, time.monotonic() - begin), some),
+        lambda some: qm_shard(_within(budget, request), some),
     )
     if request.settings.qm.torsion_drives:
-        drive_all(request)
+        drive_all(_within(budget, request))
     undelivered = tune_all(request)
     progress.over((80, 99), shards(undelivered, CHEAP_SHARD), lambda some: deliver_shard(request, some))
     return ""
 
 
-def _with_budget_left(request: Request, spent: float) -> Request:
-    """The budget is for all shards together."""
+def _within(budget: Budget, request: Request) -> Request:
+    """The request with what is left of the budget, which is for all shards together."""
     qm = request.settings.qm
     if qm.budget_seconds is None:
         return request
-    left = qm.model_copy(update={"budget_seconds": max(qm.budget_seconds - spent, 1e-3)})
+    left = qm.model_copy(update={"budget_seconds": max(budget.left(), 1e-3)})
     return request.model_copy(update={"settings": request.settings.model_copy(update={"qm": left})})
 
 

@@ -128,17 +128,26 @@ def single_points(task: DriveTask, profile: TorsionProfile, spec: QMSpec) -> lis
     ]
 
 
-def compute_drives(campaign: Campaign, qm: QMBench, planned: Sequence[PlannedDrive]) -> None:
-    """Run the drives to their ends, then the single points; what failed is said."""
+def compute_drives(campaign: Campaign, qm: QMBench, planned: Sequence[PlannedDrive]) -> dict[str, Failure]:
+    """Run the drives to their ends, then the single points; what failed is said.
+
+    Gives, by key, the drives for which the budget was too small: they can be gone on with.
+    """
+    unfinished: dict[str, Failure] = {}
     watch = campaign.watch
     watch.begin("torsion drives", sum(360 // one.task.spacing for one in planned))
     reached: set[tuple[str, int]] = set()
+
+    def note_budget(task: QMTask, ending: Ending) -> None:
+        if isinstance(ending, Failure) and ending.kind == "budget":
+            unfinished[task.ligand_key] = ending
 
     def compute(tasks: Sequence[QMTask]) -> Mapping[str, Ending]:
         endings: dict[str, Ending] = {}
 
         def on_result(task: QMTask, ending: Ending) -> None:
             endings[task.key] = ending
+            note_budget(task, ending)
             point = (task.ligand_key, round(1e6 * (task.constraints[0].angle or 0.0)))
             if point not in reached:
                 reached.add(point)
@@ -161,8 +170,14 @@ def compute_drives(campaign: Campaign, qm: QMBench, planned: Sequence[PlannedDri
             )
         tasks += single_points(one.task, profile, qm.spec)
     watch.begin("single points", len(tasks))
+
+    def on_single_point(task: QMTask, ending: Ending) -> None:
+        note_budget(task, ending)
+        watch.advance("single points")
+
     if tasks:
-        qm.compute(tasks, lambda *_: watch.advance("single points"))
+        qm.compute(tasks, on_single_point)
+    return unfinished
 
 
 def drive_references(qm: QMBench, planned: Sequence[PlannedDrive]) -> list[Reference]:

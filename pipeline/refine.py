@@ -8,6 +8,7 @@ phases talk only through the ledger and the QM store, so each can run on a part 
 
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 from pipeline.campaign import (
     Campaign,
@@ -113,10 +114,19 @@ def planned_drives(campaign: Campaign, bench: Bench) -> list[PlannedDrive]:
 
 
 def drive_torsions(campaign: Campaign, bench: Bench) -> None:
-    """Run the torsion drives of all fragments, each once."""
-    planned = planned_drives(campaign, bench)
-    if planned:
-        compute_drives(campaign, bench.qm, planned)
+    """Run the torsion drives of all fragments, each once; who waits for more budget is settled so."""
+    some, planned = molecules(campaign), planned_drives(campaign, bench)
+    if not planned:
+        return
+    unfinished = compute_drives(campaign, bench.qm, planned)
+    waiting = {
+        use.ligand_idx: unfinished[one.drive.key]
+        for one in planned
+        if one.drive.key in unfinished
+        for use in one.drive.uses
+    }
+    for idx, failure in waiting.items():
+        _settle_all(campaign, some[idx], replace(failure, ligand=some[idx].name))
 
 
 def state_cost_of_relaxing(campaign: Campaign, bench: Bench) -> None:

@@ -6,6 +6,7 @@ lease, and its result is everybody's.
 
 import contextlib
 import dataclasses
+import math
 import platform
 import selectors
 import shutil
@@ -21,6 +22,7 @@ import psutil
 from pipeline.child import Child, Limits
 from pipeline.errors import ChildError, QMError, StoreError
 from pipeline.outcome import Failure, failure_from_exception
+from pipeline.qm.budget import Budget
 from pipeline.qm.cost import Calibration, expected_seconds, what_would_fit
 from pipeline.qm.door import collect_record, start_task
 from pipeline.qm.levels import spec_by_name
@@ -70,22 +72,30 @@ class _Running:
 class Batch:
     """A runner: the children that run now and the tasks that wait. Use it in a `with` block."""
 
-    def __init__(self, store: QMStore, settings: QMSettings, *, jobs: int, start: Start = start_task) -> None:
+    def __init__(
+        self,
+        store: QMStore,
+        settings: QMSettings,
+        *,
+        jobs: int,
+        start: Start = start_task,
+        budget: Budget | None = None,
+    ) -> None:
+        """Work on a store; `budget` is what other batches have left, None: that of the settings."""
         self._store = store
         self._limits = Limits(wall_seconds=settings.seconds_per_job, memory_mb=settings.memory_mb)
         self._memory_mb = psutil.virtual_memory().total // 2**20
         self._jobs = max(1, jobs)
-        self._budget = settings.budget_seconds
+        self._budget = budget or Budget(settings.budget_seconds)
         self._start_child = start
         self._calibration = Calibration(store.timings(platform.node()))
-        self._begin = time.monotonic()
         self._first_attempt = store.last_attempt()
         self._runner = own_name()
         self._waiting: deque[QMTask] = deque()
         self._elsewhere: dict[str, QMTask] = {}
         self._running: list[_Running] = []
         self._stopped: QMError | None = None
-        self._renewed = self._looked = self._begin
+        self._renewed = self._looked = time.monotonic()
 
     def __enter__(self) -> "Batch":
         """Hand out the runner."""
@@ -142,15 +152,12 @@ class Batch:
 
     def _over_budget(self, task: QMTask) -> Failure | None:
         """Say so when a task would not end within the budget."""
-        if self._budget is None:
-            return None
-        needed = self._calibration.seconds(task)
-        left = self._budget - (time.monotonic() - self._begin)
-        if needed <= left:
+        left = self._budget.left()
+        if math.isinf(left) or (needed := self._calibration.seconds(task)) <= left:
             return None
         message = (
-            f"{task.ligand_key}: not started: about {needed:.0f} s needed, {max(left, 0.0):.0f} s left of "
-            f"the budget of {self._budget:.0f} s; repeat the command to go on"
+            f"{task.ligand_key}: not started: about {needed:.0f} s needed, {left:.0f} s left of "
+            f"the budget of {self._budget.seconds:.0f} s; repeat the command to go on"
         )
         return _failure(task, QMError(message, kind="budget"))
 
@@ -295,6 +302,7 @@ class StoredQM:
     def __init__(self, store: QMStore, settings: Settings) -> None:
         self._store = store
         self._settings = settings
+        self.budget = Budget(settings.qm.budget_seconds)
         self._jobs = settings.jobs or psutil.cpu_count(logical=True) or 1
         self.spec: QMSpec = spec_by_name(settings.qm.spec, settings.qm.program)
 
@@ -313,7 +321,8 @@ class StoredQM:
 
     def compute(self, tasks: Sequence[QMTask], on_result: OnResult) -> None:
         """Compute what the store lacks and put it there."""
-        run_tasks(tasks, self._store, self._settings.qm, jobs=self._jobs, on_result=on_result)
+        with Batch(self._store, self._settings.qm, jobs=self._jobs, budget=self.budget) as batch:
+            batch.run(tasks, on_result)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ import numpy as np
 from pipeline.conformers import prune_conformers
 from pipeline.errors import QMError
 from pipeline.outcome import Failure
-from pipeline.qm.batch import run_tasks
+from pipeline.qm.batch import Batch
+from pipeline.qm.budget import Budget
 from pipeline.qm.levels import spec_by_name
 from pipeline.schema import Conformers, Ligand, QMRecord, QMSpec, QMTask
 from pipeline.settings import Settings
@@ -33,7 +34,8 @@ def relax_conformers(
 ) -> Conformers:
     """Optimise conformers; those that failed, reacted or became another's copy are left out, lowest first.
 
-    Raises QMError of the last failure's kind when none is left.
+    Raises QMError of the last failure's kind when none is left, and of kind budget where some were not begun:
+    geometries are made once, and those of another time would be others.
     """
     numbers = build_topology(ligand).atomic_numbers
     tasks = [
@@ -48,6 +50,9 @@ def relax_conformers(
     ]
     endings = compute(tasks)
     records = [endings[task.key] for task in tasks]
+    unbegun = [record for record in records if isinstance(record, Failure) and record.kind == "budget"]
+    if unbegun:
+        raise _why_none(ligand, unbegun)
     good = [record for record in records if isinstance(record, QMRecord) and not record.flags]
     if not good:
         raise _why_none(ligand, records)
@@ -93,8 +98,8 @@ def foreseen_by(settings: Settings) -> Callable[[Ligand, str], Sequence[QMTask]]
     return foresee
 
 
-def relax_by(store: Path, settings: Settings) -> Relax | None:
-    """The optimiser that the settings ask for, over a store; None when they ask for none.
+def relax_by(store: Path, settings: Settings, budget: Budget) -> Relax | None:
+    """The optimiser that the settings ask for, over a store and within a budget; None when they ask for none.
 
     It may be called from several threads: each call opens the store for itself.
     """
@@ -102,16 +107,15 @@ def relax_by(store: Path, settings: Settings) -> Relax | None:
     if name is None:
         return None
     spec = spec_by_name(name)
-    unbounded = settings.qm.model_copy(update={"budget_seconds": None})
 
     def relax(ligand: Ligand, ligand_key: str, conformers: Conformers) -> Conformers:
-        with QMStore(store) as opened:
+        with QMStore(store) as opened, Batch(opened, settings.qm, jobs=1, budget=budget) as batch:
             return relax_conformers(
                 ligand,
                 ligand_key,
                 conformers,
                 spec=spec,
-                compute=lambda tasks: run_tasks(tasks, opened, unbounded, jobs=1, on_result=lambda *_: None),
+                compute=lambda tasks: batch.run(tasks, on_result=lambda *_: None),
                 prune_rms=settings.conformers.prune_rms,
             )
 

@@ -13,6 +13,7 @@ import pytest
 from pipeline.child import Limits
 from pipeline.outcome import Failure
 from pipeline.qm.batch import Batch, open_qm, run_tasks
+from pipeline.qm.budget import Budget
 from pipeline.qm.cost import Calibration
 from pipeline.qm.door import run_task
 from pipeline.qm.levels import spec_by_name
@@ -144,6 +145,20 @@ def test_budget_is_kept(tmp_path: Path) -> None:
         assert isinstance(ending, Failure)
         assert (ending.kind, ending.retryable) == ("budget", True)
         assert store.attempts() == ()
+
+
+def test_a_budget_is_for_all_batches(tmp_path: Path) -> None:
+    """The clock starts with the first calculation; a hundred seconds later the next batch begins nothing."""
+    now = [5.0]
+    with open_qm(tmp_path / "s", Settings(qm=QMSettings(spec="fast"), jobs=1)) as qm:
+        qm.budget = Budget(100.0, lambda: now[0])
+        endings: list[QMRecord | Failure] = []
+        for _ in range(2):
+            qm.compute([water(1.0 + 0.01 * len(endings))], lambda _, ending: endings.append(ending))
+            now[0] += 100.0
+    assert isinstance(endings[0], QMRecord)
+    assert isinstance(endings[1], Failure)
+    assert "0 s left of the budget of 100 s" in endings[1].message
 
 
 def test_a_batch_learns_from_its_own_jobs(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Copies by normal modes and dynamics: thermal, low enough, different, repeatable."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -86,14 +87,16 @@ def test_copies_of_a_ligand(
 
 
 def test_conformers_are_relaxed(build_ligand: Callable[..., Ligand]) -> None:
-    """Geometries of methanol relax to one, by GFN2-xTB; a failed one is left out; none left is an error."""
+    """Geometries of methanol relax to one, by GFN2-xTB; a failed one is left out; none left is an error, and
+    so is one that was not begun: with more budget there would be others.
+    """
     ligand = build_ligand("CO")
     one = embed_conformers(ligand, ConformerSettings(n_embed=1), seed=1).coords[0]
     conformers = Conformers(coords=np.array([one, one + 0.02, one * 1.02]))
 
-    def compute(tasks: Sequence[QMTask]) -> dict:
+    def compute(tasks: Sequence[QMTask], kind: str = "scf") -> dict:
         endings: dict = {task.key: run_task(task, Limits(wall_seconds=280, memory_mb=4096)) for task in tasks}
-        error = QMError("no luck", kind="scf")
+        error = QMError("no luck", kind=kind)
         endings[tasks[1].key] = failure_from_exception(error, ligand="CO", stage="qm")
         return endings
 
@@ -101,6 +104,11 @@ def test_conformers_are_relaxed(build_ligand: Callable[..., Ligand]) -> None:
     relaxed = relax_conformers(ligand, "key", conformers, spec=spec, compute=compute, prune_rms=0.5)
     assert relaxed.n_confs == 1
     assert 0.005 < np.abs(relaxed.coords[0] - one).max() < 0.5
+
+    unpaid = partial(compute, kind="budget")
+    with pytest.raises(QMError, match="no luck") as caught:
+        relax_conformers(ligand, "key", conformers, spec=spec, compute=unpaid, prune_rms=0.5)
+    assert caught.value.kind == "budget"
 
     def fail(tasks: Sequence[QMTask]) -> dict[str, QMRecord]:
         return {key: ending for key, ending in compute(tasks[:2]).items() if key == tasks[1].key}
