@@ -33,7 +33,7 @@ def begin() -> None:
     os.umask(os.umask(0o077) | 0o002)  # nothing that we make is for everybody to write
 
 
-_LIBRARY_HELP = "Library files: .smi, .sdf, .csv, each also as .gz."
+_LIBRARY_HELP = "Library files: .smi, .sdf, .mol2, .csv, each also as .gz."
 _SPEC_HELP = "QM level: openff-default (B3LYP-D3BJ/DZVP), fast (GFN2-xTB), quality or composite."
 
 Libraries = Annotated[list[Path], typer.Argument(metavar="LIBRARY...", help=_LIBRARY_HELP)]

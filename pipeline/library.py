@@ -1,4 +1,4 @@
-"""DOOR: library files (.smi, .sdf, .csv, each also .gz) -> records, streaming, one Record per record.
+"""DOOR: library files (.smi, .sdf, .mol2, .csv, each also .gz) -> records, streaming, one Record per record.
 
 Reading never stops at a bad record: what cannot be read comes out as a Record whose `problem` says why, so
 that it ends as a Failure under its own number. What makes a file unusable as a whole (missing, unknown
@@ -9,6 +9,7 @@ What counts as a record:
   SMILES ends at the first blank or tab, the rest is the name (a CXSMILES extension `|...|` is kept).
 - `.sdf`: every block up to `$$$$`, and a last block without `$$$$` unless it is blank. The title line is the
   name.
+- `.mol2`: every block from `@<TRIPOS>MOLECULE` to the next; the line below it is the name.
 - `.csv`: every line after the header but blank ones (comma, semicolon or tab); a quoted cell may not run over
   several lines.
 """
@@ -18,6 +19,7 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -26,6 +28,8 @@ from pipeline.errors import LibraryFileError
 _QUOTED_CHARS = 80
 _NAME_COLUMNS = ("name", "id", "title")
 _DELIMITERS = (",", ";", "\t")
+_MOL2_BLOCK = "@<TRIPOS>MOLECULE"
+_MOL2_SECTIONS = (_MOL2_BLOCK, "@<TRIPOS>ATOM", "@<TRIPOS>BOND")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +38,14 @@ class ReadLimits:
 
     line_bytes: int = 65_536
     record_bytes: int = 4_000_000
-    """of one SDF block, data fields included"""
+    """of one SDF or mol2 block, all its fields included"""
     gz_ratio: float = 200.0
     """decompressed over compressed size; chemistry compresses 5- to 20-fold"""
     gz_free_bytes: int = 64_000_000
     """decompressed bytes allowed whatever the ratio"""
 
+
+Form = Literal["smiles", "molblock", "mol2"]
 
 CHARGE_FIELD = "atom.dprop.PartialCharge"
 """of an SDF record: a partial charge per atom, in the order of the molblock"""
@@ -54,10 +60,10 @@ class Record:
     name: str
     source: str
     """file name and the record's number in it"""
-    form: Literal["smiles", "molblock"]
+    form: Form
     text: str
-    """SMILES, or the molblock up to `M  END` and the fields we know; the first characters only when there is
-    a problem"""
+    """SMILES, the molblock up to `M  END` and the fields we know, or the sections of a mol2 that we know; the
+    first characters only when there is a problem"""
     problem: str = ""
     """why the text cannot be read; empty when it may be tried"""
 
@@ -72,7 +78,7 @@ class _Entry:
     """A record without its numbers."""
 
     name: str
-    form: Literal["smiles", "molblock"]
+    form: Form
     text: str
     problem: str = ""
 
@@ -87,7 +93,7 @@ def read_library(paths: Sequence[Path], limits: ReadLimits = ReadLimits()) -> It
     Names default to `<stem>-<number in the file>`. As many records come out as go in.
     """
     if not paths:
-        raise LibraryFileError("no library file was given; name at least one .smi, .sdf or .csv file")
+        raise LibraryFileError("no library file was given; name at least one .smi, .sdf, .mol2 or .csv file")
     for path in paths:
         _check_file(path, limits)
     return _number_records(paths, limits)
@@ -124,8 +130,7 @@ def _read_entries(path: Path, limits: ReadLimits) -> Iterator[_Entry]:
                 "Decompress it yourself if you trust it"
             )
     if problem:
-        form: Literal["smiles", "molblock"] = "molblock" if _suffix(path) == ".sdf" else "smiles"
-        yield _Entry(name="", form=form, text="", problem=problem)
+        yield _Entry(name="", form=_FORMS.get(_suffix(path), "smiles"), text="", problem=problem)
 
 
 def _suffix(path: Path) -> str:
@@ -135,7 +140,9 @@ def _suffix(path: Path) -> str:
 def _check_file(path: Path, limits: ReadLimits) -> None:
     """Raise LibraryFileError unless the file can be opened and has a form we read."""
     if _suffix(path) not in _READERS:
-        raise LibraryFileError(f"{path}: unknown form; parmflow reads .smi, .sdf and .csv, each also as .gz")
+        raise LibraryFileError(
+            f"{path}: unknown form; parmflow reads .smi, .sdf, .mol2 and .csv, each also as .gz"
+        )
     if not path.exists():
         raise LibraryFileError(f"{path}: no such file")
     if not path.is_file():
@@ -242,6 +249,34 @@ def _molblock_entry(block: list[str], complete: bool, problem: str) -> _Entry:
     return _Entry(name=name, form="molblock", text=text[:_QUOTED_CHARS] if problem else text, problem=problem)
 
 
+def _read_mol2(lines: Iterable[str | None], limits: ReadLimits) -> Iterator[_Entry]:
+    """Keep the sections we know of every block; what stands before the first block is a record of its own."""
+    block: list[str] = []
+    n_bytes, wanted, problem = 0, True, ""
+    for line in chain(lines, [_MOL2_BLOCK]):  # the last block is closed as the others are
+        if line is not None and line.startswith(_MOL2_BLOCK):
+            if problem or any(kept.strip() and not kept.startswith("#") for kept in block):
+                yield _mol2_entry(block, problem)
+            block, n_bytes, problem = [], 0, ""
+        if line is not None and line.startswith("@<TRIPOS>"):
+            wanted = line.strip() in _MOL2_SECTIONS
+        n_bytes += limits.line_bytes if line is None else len(line) + 1
+        if n_bytes > limits.record_bytes:
+            problem = f"the record is longer than {limits.record_bytes} bytes"
+        elif line is None and wanted:
+            problem = _too_long(limits)
+        elif line is not None and wanted:
+            block.append(line)
+
+
+def _mol2_entry(block: list[str], problem: str) -> _Entry:
+    text, is_block = "\n".join(block) + "\n", bool(block) and block[0].startswith(_MOL2_BLOCK)
+    if not problem and not is_block:
+        problem = f"text before the first {_MOL2_BLOCK}"
+    name = block[1].strip(" *") if is_block and len(block) > 1 else ""
+    return _Entry(name=name, form="mol2", text=text[:_QUOTED_CHARS] if problem else text, problem=problem)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Columns:
     delimiter: str
@@ -290,5 +325,8 @@ def _csv_entry(line: str, columns: _Columns) -> _Entry:
 _READERS: dict[str, Callable[[Iterable[str | None], ReadLimits], Iterator[_Entry]]] = {
     ".smi": _read_smi,
     ".sdf": _read_sdf,
+    ".mol2": _read_mol2,
     ".csv": _read_csv,
 }
+_FORMS: dict[str, Form] = {".sdf": "molblock", ".mol2": "mol2"}
+"""the others hold SMILES"""

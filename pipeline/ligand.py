@@ -1,7 +1,7 @@
 """Standardise: from a record to a Ligand in the user's atom order, or a refusal with a reason.
 
-Order of atoms. A molblock keeps its own order (hydrogens added to a 2-D drawing without any come last,
-grouped by their heavy atom in order). A SMILES gives its heavy atoms in the order written, then all
+Order of atoms. A molblock or a mol2 keeps its own order (hydrogens added to a 2-D drawing without any come
+last, grouped by their heavy atom in order). A SMILES gives its heavy atoms in the order written, then all
 hydrogens, written or implied, grouped by their heavy atom in order.
 """
 
@@ -15,6 +15,7 @@ from rdkit import Chem, rdBase
 
 from pipeline.errors import LigandError, RecordError, RefusedLigandError
 from pipeline.library import Record
+from pipeline.mol2 import read_mol2
 from pipeline.refusals import (
     check_atoms,
     check_bonds,
@@ -154,6 +155,8 @@ def _parse_raw(record: Record) -> Chem.Mol:
     if record.form == "molblock":
         mol = Chem.MolFromMolBlock(record.text, sanitize=False, removeHs=False)
         what = "molblock"
+    elif record.form == "mol2":
+        return read_mol2(record.text)
     else:
         options = Chem.SmilesParserParams()
         options.sanitize = False

@@ -118,6 +118,38 @@ def test_charges_that_do_not_fit_are_refused(assign, charges, says):
     assert says in rows[0]["message"]
 
 
+def mol2(charges, name: str) -> str:
+    """Methanol as a docking program writes it, geometry by hand; `charges`: None for none."""
+    atoms = ["C.3 0 0 0", "O.3 1.4 0 0", "H -0.4 1 0", "H -0.4 -0.5 0.9", "H -0.4 -0.5 -0.9", "H 1.7 0.9 0"]
+    bonds = ["1 2", "1 3", "1 4", "1 5", "2 6"]
+    lines = ["@<TRIPOS>MOLECULE", name, "6 5", "SMALL", "NO_CHARGES" if charges is None else "USER_CHARGES"]
+    lines.append("@<TRIPOS>ATOM")
+    for n, atom in enumerate(atoms, start=1):
+        kind, place = atom.split(" ", 1)
+        lines.append(f"{n} X{n} {place} {kind}" + ("" if charges is None else f" 1 L {charges[n - 1]:.4f}"))
+    lines += ["@<TRIPOS>BOND", *(f"{n} {bond} 1" for n, bond in enumerate(bonds, start=1))]
+    return "\n".join(lines) + "\n"
+
+
+def test_the_charges_of_a_mol2_are_in_the_files(tmp_path, model_folder):
+    """Three records: charges that fit arrive; a record without any and one whose sum is 0.6 are refused."""
+    library, out = tmp_path / "library.mol2", tmp_path / "out"
+    wrong = np.array(METHANOL) + 0.1
+    library.write_text(mol2(METHANOL, "good") + mol2(None, "none") + mol2(wrong, "wrong"))
+    arguments = ["assign", library, "--out", out, "--model", model_folder, "--formats", "openmm"]
+    result = CliRunner().invoke(app, [str(a) for a in [*arguments, "--charges", "input"]])
+    assert result.exit_code == 3, result.output
+    rows = list(csv.DictReader((out / "outcomes.csv").open()))
+    assert [(row["name"], row["kind"]) for row in rows] == [
+        ("good", ""),
+        ("none", "charges"),
+        ("wrong", "charges"),
+    ]
+    np.testing.assert_allclose(charges_in(out / rows[0]["folder"]), METHANOL, atol=1e-9)
+    assert "no charges in its atom lines" in rows[1]["message"]
+    assert "total charge of +0, the partial charges sum to +1" in rows[2]["message"]
+
+
 def test_refine_says_that_it_cannot(tmp_path, model_folder):
     """Refining beside other charges than the model's is a usage error that leaves no folder."""
     (tmp_path / "parmflow.toml").write_text('charges = "input"\n')
