@@ -92,7 +92,7 @@ def measure(store: QMStore, folder: Path, done: int, size: int) -> None:
     )
     for name, n_rows, work in works:
         took = timed(work)
-        megabytes = store.path.stat().st_size / 1e6
+        megabytes = store.place.path.stat().st_size / 1e6
         print(
             f"{size:9d} {megabytes:5.0f}  {name:20s} {n_rows / took.wall:8.0f} {n_rows / took.cpu:8.0f}",
             flush=True,

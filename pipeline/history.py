@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from pipeline.database import Database
+from pipeline.database import Database, without_nul
 from pipeline.ledger_values import Step
 
 STEP_TABLES = """
@@ -59,8 +59,3 @@ class History:
             " ON CONFLICT (id) DO UPDATE SET number = retries.number + 1",
             **values,
         )
-
-
-def without_nul(text: str) -> str:
-    """PostgreSQL's texts cannot hold the character NUL."""
-    return text.replace("\0", "\\0")

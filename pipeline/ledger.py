@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
-from pipeline.database import Database, Place
+from pipeline.database import Database, Place, without_nul
 from pipeline.errors import OutputFolderError, StoreError
-from pipeline.history import STEP_TABLES, History, without_nul
+from pipeline.history import STEP_TABLES, History
 from pipeline.leases import LEASE_TABLES, NO_LEASE, Lease, Leases
 from pipeline.ledger_values import (
     Fit,

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from shutil import which
@@ -18,6 +19,7 @@ from hypothesis import settings
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
+from pipeline.database import Place
 from pipeline.ligand import to_rdkit
 from pipeline.schema import FloatArray, IntArray, Ligand, MMParameters, Parametrized
 from pipeline.topology import build_topology
@@ -76,6 +78,14 @@ def postgres() -> Iterator[str]:
             os.killpg(server.pid, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
         Path(log.name).unlink()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty place for a ledger or a store, in each of the two kinds of database."""
+    if request.param == "sqlite":
+        return Place.of_file(tmp_path / "place.sqlite")
+    return Place(url=request.getfixturevalue("postgres"), schema=f"test_{uuid.uuid4().hex}")
 
 
 def _free_port() -> int:

@@ -1,8 +1,9 @@
 """The history of a store: every try at a task, however it ended, append-only."""
 
-import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 
+from pipeline.database import Database, without_nul
 from pipeline.schema import QMSpec
 from pipeline.store.rows import spec_of
 
@@ -38,66 +39,45 @@ class Timing:
     predicted_seconds: float
 
 
-_COLUMNS = "task_key, started, seconds, predicted_seconds, kind, message, cpu_seconds, n_cores, rung, host"
+_NAMES = tuple(field.name for field in fields(Attempt))
+_ADD = f"INSERT INTO attempts ({', '.join(_NAMES)}) VALUES ({', '.join(f':{name}' for name in _NAMES)})"
 
 
-def add(connection: sqlite3.Connection, attempt: Attempt) -> None:
-    """Append one try."""
-    statement = (
-        f"INSERT INTO attempts ({_COLUMNS}) "
-        "VALUES (?, strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?), ?, ?, ?, ?, ?, ?, ?, ?)"
-    )
-    row = (
-        attempt.task_key,
-        f"-{attempt.seconds:.3f} seconds",
-        attempt.seconds,
-        attempt.predicted_seconds,
-        attempt.kind,
-        attempt.message,
-        attempt.cpu_seconds,
-        attempt.n_cores,
-        attempt.rung,
-        attempt.host,
-    )
-    connection.execute(statement, row)
+def add(database: Database, attempt: Attempt) -> None:
+    """Append one try that ends now."""
+    started = datetime.fromtimestamp(database.now() - attempt.seconds, UTC)
+    values = vars(attempt) | {
+        "started": started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "message": without_nul(attempt.message),
+    }
+    database.execute(_ADD, **values)
 
 
-def read(connection: sqlite3.Connection, task_key: str | None, after: int = 0) -> tuple[Attempt, ...]:
+def read(database: Database, task_key: str | None, after: int = 0) -> tuple[Attempt, ...]:
     """List the tries of one task, or of all, oldest first; those after a number."""
-    which = "" if task_key is None else "AND task_key = ?"
-    values = (after,) if task_key is None else (after, task_key)
-    query = f"SELECT {_COLUMNS} FROM attempts WHERE number > ? {which} ORDER BY number"
-    return tuple(
-        Attempt(
-            task_key=row[0],
-            started=row[1],
-            seconds=row[2],
-            predicted_seconds=row[3],
-            kind=row[4],
-            message=row[5],
-            cpu_seconds=row[6],
-            n_cores=row[7],
-            rung=row[8],
-            host=row[9],
-        )
-        for row in connection.execute(query, values)
-    )
+    which = "" if task_key is None else "AND task_key = :task_key"
+    values = {} if task_key is None else {"task_key": task_key}
+    query = f"SELECT {', '.join(_NAMES)} FROM attempts WHERE number > :after {which} ORDER BY number"
+    rows = database.rows(query, after=after, **values)
+    return tuple(Attempt(**dict(zip(_NAMES, row, strict=True))) for row in rows)
 
 
-def last_number(connection: sqlite3.Connection) -> int:
+def last_number(database: Database) -> int:
     """Number of the latest try; 0 before the first."""
-    return int(connection.execute("SELECT coalesce(max(number), 0) FROM attempts").fetchone()[0])
+    return database.number("SELECT coalesce(max(number), 0) FROM attempts")
 
 
-def timings(connection: sqlite3.Connection, host: str, n_latest: int) -> tuple[Timing, ...]:
+def timings(database: Database, host: str, n_latest: int) -> tuple[Timing, ...]:
     """The latest successful tries on a machine that had a prediction; tries of before version 2 name none."""
-    query = (
+    rows = database.rows(
         "SELECT document, seconds, predicted_seconds FROM attempts "
         "JOIN results ON key = task_key JOIN specs ON specs.id = results.spec "
-        "WHERE kind = 'ok' AND predicted_seconds > 0 AND host IN (?, '') "
-        "ORDER BY attempts.number DESC LIMIT ?"
+        "WHERE kind = 'ok' AND predicted_seconds > 0 AND host IN (:host, '') "
+        "ORDER BY attempts.number DESC LIMIT :n_latest",
+        host=host,
+        n_latest=n_latest,
     )
     return tuple(
         Timing(spec=spec_of(document), seconds=seconds, predicted_seconds=predicted)
-        for document, seconds, predicted in connection.execute(query, (host, n_latest))
+        for document, seconds, predicted in rows
     )

@@ -1,15 +1,18 @@
 """Looking after a store: is all of it whole, what is in it, and what can go."""
 
 import os
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.database import Database
 from pipeline.schema import QMTask
 from pipeline.store import leases
 from pipeline.store.qm_store import QMStore
 from pipeline.store.rows import Entry, entry_of, hash_row, spec_of
+
+_USED = {"flags": "key = task_key", "molecules": "molecule = molecules.id", "specs": "spec = specs.id"}
+"""when a row of these tables is in use"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +38,13 @@ def verify(store: QMStore) -> Verified:
         n_results += 1
         if wrong:
             damaged.append((key, wrong))
-    with store.reading() as connection:
-        lines = [line for (line,) in connection.execute("PRAGMA integrity_check")]
-        lines += [f"foreign key: {row}" for row in connection.execute("PRAGMA foreign_key_check")]
-    complaints = tuple(line for line in lines if line != "ok")
+    complaints = tuple(_complaints(store.database)) if store.place.is_sqlite else ()
     return Verified(n_results=n_results, damaged=tuple(damaged), complaints=complaints)
+
+
+def _complaints(database: Database) -> Iterator[str]:
+    yield from (line for (line,) in database.rows("PRAGMA integrity_check") if line != "ok")
+    yield from (f"foreign key: {row}" for row in database.rows("PRAGMA foreign_key_check"))
 
 
 def _examined(store: QMStore) -> Iterator[tuple[str, str]]:
@@ -85,32 +90,45 @@ def clean(store: QMStore, *, keep_backups: bool = True) -> Cleaned:
     """Remove what serves nobody: damaged results (they are computed again when they are wanted), leases of
     dead runners, molecules and specs without results, unfinished copies; then give the space back.
     """
-    before = _size_of(store.path)
+    database, before = store.database, _size_of(store)
     damaged = verify(store).damaged
-    with store.writing() as connection:
-        connection.executemany("DELETE FROM results WHERE key = ?", [(key,) for key, _ in damaged])
-        connection.execute("DELETE FROM flags WHERE task_key NOT IN (SELECT key FROM results)")
-        n_dead = leases.remove_dead(connection)
-        connection.execute("DELETE FROM molecules WHERE id NOT IN (SELECT molecule FROM results)")
-        connection.execute("DELETE FROM specs WHERE id NOT IN (SELECT spec FROM results)")
-    pattern = f"{store.path.name}.v*.backup*" if not keep_backups else f"{store.path.name}.v*.backup.*.tmp"
-    files = [path for path in store.path.parent.glob(pattern) if path.stat().st_uid == os.getuid()]
+    with database.transaction():
+        database.execute_many("DELETE FROM results WHERE key = :key", ({"key": key} for key, _ in damaged))
+        n_dead = leases.remove_dead(database)
+        for table, used in _USED.items():
+            database.execute(f"DELETE FROM {table} WHERE NOT EXISTS (SELECT 1 FROM results WHERE {used})")
+    files = _copies(store.place.path, keep_backups=keep_backups) if store.place.is_sqlite else []
     for path in files:
         path.unlink()
-    with store.reading() as connection:
-        connection.execute("VACUUM")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    if store.place.is_sqlite:
+        database.execute("VACUUM")
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    else:
+        database.execute("VACUUM results, molecules, specs, flags, leases")
     return Cleaned(
         n_damaged=len(damaged),
         n_dead_leases=n_dead,
         n_files=len(files),
         bytes_before=before,
-        bytes_after=_size_of(store.path),
+        bytes_after=_size_of(store),
     )
 
 
-def _size_of(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
+def _copies(path: Path, *, keep_backups: bool) -> list[Path]:
+    """The copies beside a file that can go."""
+    pattern = f"{path.name}.v*.backup*" if not keep_backups else f"{path.name}.v*.backup.*.tmp"
+    return [copy for copy in path.parent.glob(pattern) if copy.stat().st_uid == os.getuid()]
+
+
+def _size_of(store: QMStore) -> int:
+    """Bytes on disk."""
+    if store.place.is_sqlite:
+        path = store.place.path
+        return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
+    return store.database.number(
+        "SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class "
+        "WHERE relkind = 'r' AND relnamespace = CAST(current_schema AS regnamespace)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,33 +161,29 @@ class Statistics:
 
 def count(store: QMStore) -> Statistics:
     """Count what is in a store; no result is read."""
-    with store.reading() as connection:
-        return Statistics(
-            n_results=_number(connection, "SELECT count(*) FROM results"),
-            n_molecules=_number(connection, "SELECT count(DISTINCT ligand_key) FROM molecules"),
-            bytes=_size_of(store.path),
-            levels=_levels(connection),
-            attempts=tuple(
-                connection.execute(
-                    "SELECT kind, count(*), sum(seconds) / 3600.0 FROM attempts GROUP BY kind ORDER BY 2 DESC"
-                )
-            ),
-            rungs=tuple(
-                connection.execute(
-                    "SELECT rung, count(*) FROM attempts WHERE rung != '' GROUP BY rung ORDER BY 2 DESC"
-                )
-            ),
-            n_flagged=_number(connection, "SELECT count(DISTINCT task_key) FROM flags"),
-            n_leases=_number(connection, f"SELECT count(*) FROM leases WHERE expires > {leases.NOW}"),
-        )
+    database = store.database
+    return Statistics(
+        n_results=len(store),
+        n_molecules=database.number("SELECT count(DISTINCT ligand_key) FROM molecules"),
+        bytes=_size_of(store),
+        levels=_levels(database),
+        attempts=tuple(
+            database.rows(
+                "SELECT kind, count(*), sum(seconds) / 3600.0 FROM attempts GROUP BY kind ORDER BY 2 DESC"
+            )
+        ),
+        rungs=tuple(
+            database.rows(
+                "SELECT rung, count(*) FROM attempts WHERE rung != '' GROUP BY rung ORDER BY 2 DESC"
+            )
+        ),
+        n_flagged=database.number("SELECT count(DISTINCT task_key) FROM flags"),
+        n_leases=leases.count(database),
+    )
 
 
-def _number(connection: sqlite3.Connection, query: str) -> int:
-    return int(connection.execute(query).fetchone()[0])
-
-
-def _levels(connection: sqlite3.Connection) -> tuple[LevelCount, ...]:
-    rows = connection.execute(
+def _levels(database: Database) -> tuple[LevelCount, ...]:
+    rows = database.rows(
         "SELECT document, count(*), count(DISTINCT ligand_key) FROM results "
         "JOIN molecules ON molecules.id = molecule JOIN specs ON specs.id = spec "
         "GROUP BY document ORDER BY 2 DESC"

@@ -8,7 +8,6 @@ the lease that stands. So a runner that slept through its lease can write nothin
 
 import os
 import platform
-import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -16,13 +15,11 @@ from functools import cache
 
 import psutil
 
-from pipeline.errors import StoreError
+from pipeline.database import Database
 
 LEASE_SECONDS = 60.0
 _SAME_START = 1.0
 """second; a process started at another time is another process with the same number"""
-NOW = "(julianday('now') - 2440587.5) * 86400.0"
-"""the clock of all leases, seconds since 1970, UTC"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,42 +62,48 @@ def is_dead(runner: str) -> bool:
         return True
 
 
-def claim(connection: sqlite3.Connection, task_key: str, runner: str) -> Lease | Refused:
+def claim(database: Database, task_key: str, runner: str) -> Lease | Refused:
     """Take the lease of a task; call it inside a transaction."""
-    if connection.execute("SELECT 1 FROM results WHERE key = ?", (task_key,)).fetchone():
+    if database.row("SELECT 1 FROM results WHERE key = :key", key=task_key):
         return Refused.DONE
-    query = f"SELECT runner, expires > {NOW} FROM leases WHERE task_key = ?"
-    row = connection.execute(query, (task_key,)).fetchone()
-    if row is not None and row[1] and not is_dead(row[0]):
-        return Refused.TAKEN
-    statement = f"INSERT OR REPLACE INTO leases (task_key, runner, expires) VALUES (?, ?, {NOW} + ?)"
-    token = connection.execute(statement, (task_key, runner, LEASE_SECONDS)).lastrowid
-    assert token is not None
+    now = database.now()
+    row = database.row("SELECT runner, expires FROM leases WHERE task_key = :key", key=task_key)
+    if row is not None:
+        if row[1] > now and not is_dead(row[0]):
+            return Refused.TAKEN
+        database.execute("DELETE FROM leases WHERE task_key = :key", key=task_key)
+    database.execute(
+        "INSERT INTO leases (task_key, runner, expires) VALUES (:key, :runner, :expires)",
+        key=task_key,
+        runner=runner,
+        expires=now + LEASE_SECONDS,
+    )
+    token = database.number("SELECT token FROM leases WHERE task_key = :key", key=task_key)
     return Lease(task_key=task_key, token=token)
 
 
-def renew(connection: sqlite3.Connection, leases: Iterable[Lease]) -> None:
+def renew(database: Database, leases: Iterable[Lease]) -> None:
     """Push the end of leases away; those that somebody else took meanwhile stay lost."""
-    connection.executemany(
-        f"UPDATE leases SET expires = {NOW} + ? WHERE token = ?",
-        [(LEASE_SECONDS, lease.token) for lease in leases],
+    expires = database.now() + LEASE_SECONDS
+    database.execute_many(
+        "UPDATE leases SET expires = :expires WHERE token = :token",
+        ({"expires": expires, "token": lease.token} for lease in leases),
     )
 
 
-def end(connection: sqlite3.Connection, lease: Lease) -> None:
-    """Give a lease back; StoreError (kind lease) when it is no longer ours. Call it inside a transaction."""
-    deleted = connection.execute("DELETE FROM leases WHERE token = ?", (lease.token,)).rowcount
-    if deleted != 1:
-        raise StoreError(
-            f"the lease of task {lease.task_key[:12]} was lost to another runner: nothing was written",
-            kind="lease",
-            retryable=True,
-        )
+def end(database: Database, lease: Lease) -> bool:
+    """Give a lease back; False when it is no longer ours. Call it inside a transaction."""
+    return database.execute("DELETE FROM leases WHERE token = :token", token=lease.token) == 1
 
 
-def remove_dead(connection: sqlite3.Connection) -> int:
+def remove_dead(database: Database) -> int:
     """Remove the leases that have ended; call it inside a transaction."""
-    query = f"SELECT token, runner, expires > {NOW} FROM leases"
-    dead = [token for token, runner, alive in connection.execute(query) if not alive or is_dead(runner)]
-    connection.executemany("DELETE FROM leases WHERE token = ?", [(token,) for token in dead])
-    return len(dead)
+    now = database.now()
+    rows = database.rows("SELECT token, runner, expires FROM leases")
+    dead = [{"token": token} for token, runner, expires in rows if expires <= now or is_dead(runner)]
+    return database.execute_many("DELETE FROM leases WHERE token = :token", dead)
+
+
+def count(database: Database) -> int:
+    """Number of leases that have not run out."""
+    return database.number("SELECT count(*) FROM leases WHERE expires > :now", now=database.now())

@@ -1,37 +1,44 @@
-"""The ledger's connection: what an interrupt in mid-statement leaves can be used."""
+"""The connection of ledger and store: what interrupts and full disks leave can be used."""
 
 import contextlib
+import signal
 import sqlite3
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
 
-from pipeline.database import Database, Place
+from pipeline.database import Database, Place, use_wal
 from pipeline.errors import StoreError
-from pipeline.store.database import use_wal
+
+LONG = {
+    "sqlite": "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 3000000) "
+    "SELECT max(n) FROM c",
+    "postgresql": "SELECT pg_sleep(200)",
+}
+"""statements that take their time"""
 
 
-def test_an_interrupted_statement_leaves_a_usable_database(tmp_path: Path) -> None:
+def test_an_interrupted_statement_leaves_a_usable_database(place: Place) -> None:
     """Ctrl-C inside a statement of a transaction: the interrupt is what is raised, the transaction is undone,
     and the next statements work.
     """
-    database = Database(Place.of_file(tmp_path / "l"), tables="CREATE TABLE IF NOT EXISTS t (n INTEGER);")
-    interrupts = iter([True])
+    database = Database(place, tables="CREATE TABLE IF NOT EXISTS t (n INTEGER);")
 
-    def interrupt(*arguments: object) -> None:
-        if "VALUES (2)" in str(arguments[2]) and next(interrupts, False):
-            raise KeyboardInterrupt
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
 
-    event.listen(database._engine, "after_cursor_execute", interrupt)
-
-    def insert_two() -> None:
+    def insert_slowly() -> None:
         with database.transaction():
             database.execute("INSERT INTO t VALUES (1)")
-            database.execute("INSERT INTO t VALUES (2)")
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            database.rows(LONG[place.backend])
 
-    with pytest.raises(KeyboardInterrupt):
-        insert_two()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            insert_slowly()
+    finally:
+        signal.signal(signal.SIGALRM, before)
     with database.transaction():
         database.execute("INSERT INTO t VALUES (2)")
     assert database.rows("SELECT n FROM t") == [(2,)]

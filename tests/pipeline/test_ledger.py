@@ -2,7 +2,6 @@
 
 import contextlib
 import sqlite3
-import uuid
 
 import numpy as np
 import pytest
@@ -14,14 +13,6 @@ from pipeline.ledger_values import Fit, Prediction, Prepared, prediction_from, t
 from pipeline.library import Record
 from pipeline.outcome import Outcome, failure_from_exception
 from pipeline.schema import Confidence, CrossTerms, Ligand, MMParameters
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def place(request, tmp_path):
-    """An empty place for a ledger, in each of the two kinds of database."""
-    if request.param == "sqlite":
-        return Place.of_file(tmp_path / "ledger.sqlite")
-    return Place(url=request.getfixturevalue("postgres"), schema=f"test_{uuid.uuid4().hex}")
 
 
 class Clock:

@@ -47,8 +47,8 @@ def test_killed_at_random_ten_times_ends_as_if_never_killed(tmp_path: Path) -> N
     assert final_state(tmp_path / "s") == final_state(tmp_path / "u")
     assert len(final_state(tmp_path / "s")) == 40
     assert sorted(successes(tmp_path / "s").values()) == [1] * 40
-    with QMStore(tmp_path / "s") as store, store.reading() as connection:
-        assert connection.execute("SELECT count(*) FROM leases").fetchone() == (0,)
+    with QMStore(tmp_path / "s") as store:
+        assert store.database.number("SELECT count(*) FROM leases") == 0
 
 
 def test_the_jobs_of_a_killed_runner_are_taken_over_at_once(tmp_path: Path) -> None:
@@ -84,8 +84,7 @@ def test_the_jobs_of_a_killed_runner_are_taken_over_at_once(tmp_path: Path) -> N
 
 def _release_all(store: QMStore) -> None:
     """Give our own claims back."""
-    with store.writing() as connection:
-        connection.execute("DELETE FROM leases WHERE runner = ?", (own_name(),))
+    store.database.execute("DELETE FROM leases WHERE runner = :name", name=own_name())
 
 
 def entry_for(name: str) -> tuple[Entry, Attempt]:

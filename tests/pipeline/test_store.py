@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.database import use_wal
 from pipeline.errors import OutputFolderError, StoreError
 from pipeline.schema import QMRecord, QMSpec
 from pipeline.store import Attempt, Composition, QMStore
-from pipeline.store.database import use_wal
 
 WRITER = """
 import sys
@@ -224,7 +224,7 @@ def test_full_disk_and_locked_are_said(tmp_path: Path, monkeypatch: pytest.Monke
             signal.signal(signal.SIGXFSZ, old)
         assert caught.value.kind == "disk"
         assert store.put(make_record("k2"))
-    monkeypatch.setattr("pipeline.store.database.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.database.BUSY_SECONDS", 0.1)
     with QMStore(tmp_path / "s") as store, sqlite3.connect(tmp_path / "s", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError) as caught:

@@ -81,9 +81,8 @@ def test_version_1_comes_forward_whole(old: Path) -> None:
             store.get("k2")
         (attempt,) = store.attempts("k0")
         assert (attempt.started, attempt.seconds, attempt.kind) == ("2026-01-02T03:04:05.678Z", 12.5, "ok")
-        with store.reading() as connection:
-            assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
-            (version,) = connection.execute("SELECT value FROM meta").fetchone()
+        assert store.database.rows("PRAGMA foreign_key_check") == []
+        ((version,),) = store.database.rows("SELECT value FROM meta")
     assert version == str(SCHEMA_VERSION)
     backup = old.with_name("qm.sqlite.v1.backup")
     with sqlite3.connect(backup) as copy:
