@@ -7,7 +7,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
 from pipeline.child import Limits, run_in_child
-from pipeline.errors import ConformerError
+from pipeline.errors import ChildError, ConformerError
 from pipeline.ligand import to_rdkit
 from pipeline.schema import Conformers, FloatArray, Ligand
 from pipeline.settings import ConformerSettings
@@ -28,7 +28,16 @@ def generate_conformers(ligand: Ligand, settings: ConformerSettings, *, seed: in
     exceeds `settings.seconds` or `settings.memory_mb`, or crashes. The same seed gives the same conformers.
     """
     limits = Limits(wall_seconds=settings.seconds, memory_mb=settings.memory_mb)
-    return run_in_child(embed_conformers, ligand, settings, seed, limits=limits)
+    try:
+        return run_in_child(embed_conformers, ligand, settings, seed, limits=limits)
+    except ChildError as error:
+        if error.kind != "time":
+            raise
+        message = (
+            f"{ligand.name}: no conformers within {settings.seconds:g} s; raise conformers.seconds, or lower "
+            f"conformers.n_embed, now {settings.n_embed}"
+        )
+        raise ChildError(message, kind="time") from error
 
 
 def embed_conformers(ligand: Ligand, settings: ConformerSettings, seed: int) -> Conformers:
@@ -75,7 +84,8 @@ def _embed(mol: Chem.Mol, ligand: Ligand, settings: ConformerSettings, seed: int
     for random_start in (False, True):
         options.useRandomCoords = random_start
         for n in sorted({min(_N_ATTEMPTS, settings.n_embed), settings.n_embed}):
-            if not list(rdDistGeom.EmbedMultipleConfs(mol, n, options)):
+            rdDistGeom.EmbedMultipleConfs(mol, n, options)
+            if mol.GetNumConformers() == 0:  # its answer may be [] or [-1]
                 break
         else:
             return

@@ -13,6 +13,7 @@ from pipeline.errors import QMError
 from pipeline.qm.dispersion import compute_d3bj
 from pipeline.qm.door import available_engines, run_task
 from pipeline.qm.levels import spec_by_name
+from pipeline.qm.result import EngineResult, check_result
 from pipeline.schema import QMRecord, QMSpec, QMTask
 from pipeline.units import (
     ANGSTROM_PER_BOHR,
@@ -109,6 +110,34 @@ def test_turned_input(program: str) -> None:
         gradient_of(straight) @ turn.T,
         atol=1e-6 * KCAL_PER_ANGSTROM_PER_HARTREE_PER_BOHR,
     )
+
+
+@pytest.mark.parametrize("program", [*ALL_ENGINES, MOPAC])
+def test_another_frame_or_state_is_noticed(program: str) -> None:
+    """The engine's own answer is taken; with its gradient or its geometry turned, with a net force, or with
+    the electrons of another state it is not.
+    """
+    task, record = make_task("water", program), record_of("water", program)
+    right = EngineResult(
+        energy=record.energy / KCAL_PER_HARTREE,
+        gradient=gradient_of(record) / KCAL_PER_ANGSTROM_PER_HARTREE_PER_BOHR,
+        coords=task.coords,
+        provenance={},
+        electrons=(5, 5),
+    )
+    check_result(task, right)
+    assert right.gradient is not None
+    turn = Rotation.random(random_state=4).as_matrix()
+    for change, kind, words in (
+        ({"gradient": right.gradient @ turn.T}, "geometry", "in another frame"),
+        ({"gradient": right.gradient + 0.02}, "geometry", "in another frame"),
+        ({"coords": task.coords @ turn.T}, "geometry", "changed the geometry"),
+        ({"electrons": (6, 4)}, "engine", "another charge or multiplicity"),
+        ({"electrons": (5, 4)}, "engine", "another charge or multiplicity"),
+    ):
+        with pytest.raises(QMError, match=words) as caught:
+            check_result(task, dataclasses.replace(right, **change))
+        assert caught.value.kind == kind
 
 
 @pytest.mark.parametrize("program", [*ALL_ENGINES, MOPAC])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from rdkit import Chem
-from rdkit.Chem import rdForceFieldHelpers, rdMolTransforms
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolTransforms
 
 from pipeline.conformers import displaced_copies, embed_conformers, generate_conformers
 from pipeline.errors import ChildError, ConformerError
@@ -135,12 +135,33 @@ def test_an_impossible_ring_fails_with_a_reason(smiles):
         generate_conformers(make_ligand(smiles), ConformerSettings(n_embed=2), seed=1)
 
 
-def test_the_wall_clock_limit_kills():
-    """Two thousand embeddings of a long chain in a fifth of a second: the child is ended, kind `time`."""
-    settings = ConformerSettings(n_embed=2000, seconds=0.2)
-    with pytest.raises(ChildError) as caught:
-        generate_conformers(make_ligand("C" * 60), settings, seed=1)
-    assert caught.value.kind == "time"
+@pytest.mark.parametrize(
+    ("n_carbons", "n_embed", "seconds"),
+    [
+        pytest.param(60, 2000, 0.2, id="two thousand of a long chain"),
+        # RDKit's own time limit of 10 s ended this one after 27 s, with [-1] for a list of conformers.
+        pytest.param(600, 1, 1.0, id="one of a chain that RDKit does not stop for"),
+    ],
+)
+def test_the_wall_clock_limit_kills(n_carbons, n_embed, seconds):
+    """An embedding that outlasts its limit is ended, kind `time`, and the message says what to change."""
+    settings = ConformerSettings(n_embed=n_embed, seconds=seconds)
+    with pytest.raises(ChildError, match=r"test: .* raise conformers\.seconds") as caught:
+        generate_conformers(make_ligand("C" * n_carbons), settings, seed=1)
+    assert (caught.value.kind, caught.value.retryable) == ("time", True)
+
+
+def test_embedding_that_reports_minus_one_is_a_failure(monkeypatch):
+    """RDKit's answer to its own time limit is [-1], no conformer: the same error as an empty list."""
+
+    def with_time_limit(mol, n, options):
+        options.timeout = 1
+        return embed(mol, n, options)
+
+    embed = rdDistGeom.EmbedMultipleConfs
+    monkeypatch.setattr(rdDistGeom, "EmbedMultipleConfs", with_time_limit)
+    with pytest.raises(ConformerError, match="no three-dimensional geometry"):
+        embed_conformers(make_ligand("C" * 120), ConformerSettings(n_embed=200), 1)
 
 
 def test_displaced_copies_shake_each_conformer_in_turn():

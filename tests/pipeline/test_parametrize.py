@@ -131,19 +131,29 @@ def test_every_record_has_one_outcome_in_input_order(tmp_path, library):
             assert (tmp_path / "out" / outcome.folder / "check.json").is_file()
 
 
-def die_of_poison(function, *args):
-    """As RDKit does of some molecules: the process is gone, by a signal."""
-    if "poison" in str(args[0]):
-        os.kill(os.getpid(), signal.SIGSEGV)
+DEATHS = {
+    "SIGSEGV": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "SIGABRT": os.abort,
+    "status 3": lambda: os._exit(3),
+}
+
+
+def die_of_poison(where, how, function, *args):
+    """As RDKit does of some molecules: the process of one step is gone."""
+    if function.__name__ == where and "poison" in str(args[0]):
+        DEATHS[how]()
     return function(*args)
 
 
-def test_a_ligand_that_kills_its_process_fails_alone(tmp_path):
-    """SIGSEGV at the second of three, in a real child process: class `crash`, its signal; the others ok."""
+@pytest.mark.parametrize("how", list(DEATHS))
+@pytest.mark.parametrize("where", ["standardise_record", "embed_conformers", "deliver"])
+def test_a_ligand_that_kills_its_process_fails_alone(tmp_path, monkeypatch, where, how):
+    """Death at the second of three, in a real child process: class `crash`, its signal; the others ok."""
 
     def isolate(function, *args, limits):
-        return run_in_child(die_of_poison, function, *args, limits=limits)
+        return run_in_child(die_of_poison, where, how, function, *args, limits=limits)
 
+    monkeypatch.setattr("pipeline.conformers.run_in_child", isolate)
     library = tmp_path / "library.smi"
     library.write_text("CCO ethanol\nNC=O poison\nC=O formaldehyde\n")
     outcomes = run(make_campaign(tmp_path / "out", isolate=isolate), library)
@@ -152,7 +162,7 @@ def test_a_ligand_that_kills_its_process_fails_alone(tmp_path):
         ("failed", "crash"),
         ("ok", ""),
     ]
-    assert "SIGSEGV" in outcomes[1].message
+    assert how in outcomes[1].message
 
 
 def test_one_molecule_drawn_twice_gets_equal_parameters_in_each_order(tmp_path, library):
