@@ -7,11 +7,13 @@ bonds, as LAMMPS does. What it does not know it refuses.
 import math
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import openmm
+from openmm import _openmm  # its functions take numbers at a quarter of the time
 
 from pipeline.errors import VerificationError
 from pipeline.readback import CHARGE_SUM_TOLERANCE, Check
@@ -159,13 +161,16 @@ def _build(script: _Script, sections: dict[str, Rows]) -> openmm.System:
             system.addForce(force)
         stretches = [(atoms, [k, rest]) for atoms, (rest, k, *_) in stretches]
         bends = [(atoms, [k, rest]) for atoms, (rest, k, *_) in bends]
+    add_bond = partial(_openmm.HarmonicBondForce_addBond, bonds.this)
     for atoms, (k, length) in stretches:
-        bonds.addBond(*atoms, length / ANGSTROM_PER_NM, 2.0 * k * KJ_PER_KCAL * ANGSTROM_PER_NM**2)
+        add_bond(*atoms, length / ANGSTROM_PER_NM, 2.0 * k * KJ_PER_KCAL * ANGSTROM_PER_NM**2)
+    add_angle = partial(_openmm.HarmonicAngleForce_addAngle, angles.this)
     for atoms, (k, theta) in bends:
-        angles.addAngle(*atoms, theta / DEGREE_PER_RADIAN, 2.0 * k * KJ_PER_KCAL)
+        add_angle(*atoms, theta / DEGREE_PER_RADIAN, 2.0 * k * KJ_PER_KCAL)
     torsions = openmm.PeriodicTorsionForce()
+    add_torsion = partial(_openmm.PeriodicTorsionForce_addTorsion, torsions.this)
     for atoms, (k, sign, periodicity) in [*dihedrals, *_terms(sections, "Improper")]:
-        torsions.addTorsion(*atoms, int(periodicity), 0.0 if sign > 0 else math.pi, k * KJ_PER_KCAL)
+        add_torsion(*atoms, int(periodicity), 0.0 if sign > 0 else math.pi, k * KJ_PER_KCAL)
     for force in (bonds, angles, torsions, _nonbonded(script, sections)):
         system.addForce(force)
     return system
@@ -176,10 +181,12 @@ def _nonbonded(script: _Script, sections: dict[str, Rows]) -> openmm.NonbondedFo
     coefficients = _numbers(sections["Pair Coeffs"])
     kinds = [coefficients[int(row[2]) - 1] for row in sections["Atoms"]]
     charges = [float(row[3]) for row in sections["Atoms"]]
+    add_particle = partial(_openmm.NonbondedForce_addParticle, force.this)
+    add_exception = partial(_openmm.NonbondedForce_addException, force.this)
     for charge, (epsilon, sigma) in zip(charges, kinds, strict=True):
-        force.addParticle(charge, sigma / ANGSTROM_PER_NM, epsilon * KJ_PER_KCAL)
+        add_particle(charge, sigma / ANGSTROM_PER_NM, epsilon * KJ_PER_KCAL)
     for (i, j), n_bonds in _special_pairs(sections).items():
-        force.addException(
+        add_exception(
             i,
             j,
             script.coulomb_factors[n_bonds - 1] * charges[i] * charges[j],
