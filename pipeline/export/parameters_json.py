@@ -43,6 +43,9 @@ _CROSS = (
 )
 
 
+_dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
 def write_parameters_json(parametrized: Parametrized) -> str:
     """Write atoms and interactions with 0-based indices in the user's atom order."""
     topology, parameters, ligand = parametrized.topology, parametrized.parameters, parametrized.ligand
@@ -75,7 +78,15 @@ def write_parameters_json(parametrized: Parametrized) -> str:
         document["cross"] = {
             field.name: getattr(parameters.cross, field.name).tolist() for field in fields(parameters.cross)
         }
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    lines = [f" {_dump(key)}: {_block(value)}" for key, value in document.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _block(value: object) -> str:
+    """A list has one line per row."""
+    if not isinstance(value, list):
+        return _dump(value)
+    return "[\n  " + ",\n  ".join(map(_dump, value)) + "\n ]" if value else "[]"
 
 
 def _confidence(confidence: Confidence | None) -> dict[str, Any] | None:
