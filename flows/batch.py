@@ -40,20 +40,21 @@ from pipeline.campaign import (
 from pipeline.child import run_in_child
 from pipeline.deliver import missing_programs
 from pipeline.drives import DriveBench
-from pipeline.errors import LibraryFileError, OutputFolderError, QMError, SettingsError, UsageError
+from pipeline.errors import LibraryFileError, OutputFolderError, SettingsError, UsageError
 from pipeline.ledger import Ledger
 from pipeline.library import Record, read_library
 from pipeline.library_delivery import write_library
 from pipeline.outcomes_table import write_json
 from pipeline.parametrize import StraightLine
 from pipeline.qm.batch import open_qm
-from pipeline.qm.levels import spec_by_name
+from pipeline.qm.levels import check_molecule, spec_by_name
 from pipeline.qm.methods import is_installed
 from pipeline.qm.relax import foreseen_by, relax_by
 from pipeline.refine import molecules, refine
 from pipeline.refine_bench import Bench, ChargeBench
-from pipeline.schema import CONVENTIONS_VERSION, QMSpec, Reference
+from pipeline.schema import CONVENTIONS_VERSION, Ligand, QMSpec, Reference
 from pipeline.settings import Form, Settings
+from pipeline.topology import build_topology
 
 _PROGRAMS = ("parmflow", "rdkit", "torch", "numpy", "openmm")
 """Programs whose versions decide the numbers; the QM programs' are in the provenance of each result."""
@@ -139,7 +140,7 @@ def line_of(request: Request) -> StraightLine:
             "its format out, or check in-process"
         )
     _check_charges(request)
-    level = spec_of(request.settings).level if request.command == "refine" else ""
+    level = specs_of(request.settings)[0].level if request.command == "refine" else ""
     return StraightLine(
         predictor=predictor_of(request.settings.model, request.settings.form),
         settings=request.settings,
@@ -288,22 +289,29 @@ def retry(folder: Path, watch: Watch, kinds: Collection[str] = ()) -> dict[str, 
 # ---- the QM bench ----
 
 
-def spec_of(settings: Settings) -> QMSpec:
-    """The level of theory and program that the settings name; SettingsError when they do not go together."""
-    try:
-        spec = spec_by_name(settings.qm.spec, settings.qm.program)
-    except QMError as error:
-        raise SettingsError(str(error)) from error
+def spec_of(name: str, program: str = "auto") -> QMSpec:
+    """A level of theory that the settings name; SettingsError where its program is not installed."""
+    spec = spec_by_name(name, program)
     if not is_installed(spec.program):
         raise SettingsError(f"{spec.program} is not installed; run `parmflow doctor`")
     return spec
+
+
+def specs_of(settings: Settings) -> list[QMSpec]:
+    """The levels at which every ligand is computed, that of the references first."""
+    specs = [spec_of(settings.qm.spec, settings.qm.program)]
+    if settings.qm.optimise_spec is not None:
+        specs.append(spec_of(settings.qm.optimise_spec))
+    if settings.charges == "resp":
+        specs.append(spec_of("charges"))
+    return specs
 
 
 def drives_of(settings: Settings, line: StraightLine) -> DriveBench | None:
     """How torsion drives are made, where the settings ask for them."""
     if not settings.qm.torsion_drives:
         return None
-    spec = spec_by_name(settings.qm.drive_spec)
+    spec = spec_of(settings.qm.drive_spec)
     return DriveBench(
         fragments=settings.fragments,
         spec=dataclasses.replace(spec, driver="optimise"),
@@ -325,6 +333,12 @@ def open_bench(request: Request) -> Iterator[Bench]:
     settings, line = request.settings, line_of(request)
     predictor = predictor_of(settings.model, settings.form)
 
+    specs = specs_of(settings)
+
+    def check(ligand: Ligand) -> None:
+        numbers = build_topology(ligand).atomic_numbers
+        check_molecule(ligand.name, numbers, ligand.total_charge, specs)
+
     def tune(references: Sequence[Reference], ring: Callable[[], None]) -> Sequence[LigandFit]:
         return fine_tune(predictor, references, settings.fine_tune, on_step=lambda *_: ring())
 
@@ -338,6 +352,7 @@ def open_bench(request: Request) -> Iterator[Bench]:
             budget_seconds=settings.qm.budget_seconds if settings.qm.over_budget == "refuse" else None,
             drives=drives_of(settings, line),
             charges=charges_of(settings),
+            check=check,
             foresee_relaxed=foreseen_by(settings),
         )
 

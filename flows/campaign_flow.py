@@ -131,7 +131,7 @@ def list_molecules(request: Request) -> list[str]:
 def geometry_shard(request: Request, keys: list[str]) -> int:
     """Make the geometries of some molecules; how many were given."""
     with _opened(request) as (campaign, bench):
-        foresee(campaign, molecules(campaign, set(keys)))
+        foresee(campaign, bench, molecules(campaign, set(keys)))
         make_geometries(campaign, bench, molecules(campaign, set(keys)))
         return len(keys)
 

@@ -34,7 +34,7 @@ def begin() -> None:
 
 
 _LIBRARY_HELP = "Library files: .smi, .sdf, .mol2, .csv, each also as .gz."
-_SPEC_HELP = "QM level: openff-default (B3LYP-D3BJ/DZVP), fast (GFN2-xTB), quality or composite."
+_SPEC_HELP = "QM level: openff-default (B3LYP-D3BJ/DZVP), fast (GFN2-xTB), quality, composite, or in words."
 
 Libraries = Annotated[list[Path], typer.Argument(metavar="LIBRARY...", help=_LIBRARY_HELP)]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder; a run there is resumed.")]

@@ -116,7 +116,7 @@ def _check_engines() -> list[Finding]:
     """List what computes and at which levels; only pyscf and tblite, which pip installs, must be there."""
     engines = {engine.name: engine for engine in available_engines()}
     findings = []
-    for name in PROGRAMS:
+    for name in dict.fromkeys([*PROGRAMS, *engines]):
         if name in engines:
             detail = f"{engines[name].version}: {', '.join(engines[name].levels)}"
             findings.append(Finding(name=f"engine {name}", state="ok", detail=detail))

@@ -60,7 +60,7 @@ def fill_store(request: Request, watch: Watch) -> Filled:
         with open_bench(passing) as bench, open_campaign(passing, watch) as campaign:
             take_in(campaign, records)
             prepare(campaign, campaign.ledger.numbers(status="undone"))
-            foresee(campaign, molecules(campaign))
+            foresee(campaign, bench, molecules(campaign))
             state_cost_of_relaxing(campaign, bench)
             make_geometries(campaign, bench, molecules(campaign))
             state_cost(campaign, bench)

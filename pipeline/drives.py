@@ -161,7 +161,8 @@ def compute_drives(campaign: Campaign, qm: QMBench, planned: Sequence[PlannedDri
     for one in planned:
         profile = profiles[one.task.key]
         if isinstance(profile, Failure):
-            watch.say(f"fragment {one.drive.ligand.name}: the torsion drive failed: {profile.message}")
+            said = profile.message.replace(profile.ligand, one.drive.ligand.name)
+            watch.say(f"fragment {one.drive.ligand.name}: the torsion drive failed: {said}")
             continue
         if profile.n_failed:
             watch.say(

@@ -116,5 +116,6 @@ def _too_few(
     retryable = n_found + len(again) >= n_needed
     # The failure that speaks is of the sort that decides.
     last = again[-1] if retryable else next((f for f in reversed(failures) if not f.retryable), failures[-1])
-    message = f"only {n_found} of {n_tasks} QM calculations succeeded; the last failure: {last.message}"
+    said = last.message.replace(last.ligand, molecule.name)
+    message = f"only {n_found} of {n_tasks} QM calculations succeeded; the last failure: {said}"
     return replace(last, ligand=molecule.name, message=message, retryable=retryable)

@@ -79,12 +79,14 @@ def _settle_all(campaign: Campaign, molecule: Molecule, failure: Failure) -> Non
         settle(campaign, id_, record, failure)
 
 
-def foresee(campaign: Campaign, some: Sequence[Molecule]) -> None:
-    """Settle the molecules for which the model has no parameters, before any QM is spent on them."""
+def foresee(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> None:
+    """Settle the molecules that model or level of theory cannot do, before any QM is spent on them."""
     for molecule in some:
-        parameters = attempt(molecule.name, "predict", campaign.line.predict, molecule.prepared)
-        if isinstance(parameters, Failure):
-            _settle_all(campaign, molecule, parameters)
+        problem: object = attempt(molecule.name, "predict", campaign.line.predict, molecule.prepared)
+        if bench.check is not None and not isinstance(problem, Failure):
+            problem = attempt(molecule.name, "qm", bench.check, molecule.prepared.ligand)
+        if isinstance(problem, Failure):
+            _settle_all(campaign, molecule, problem)
 
 
 def make_geometries(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> None:
@@ -296,7 +298,7 @@ def refine(campaign: Campaign, bench: Bench) -> None:
     ledger = campaign.ledger
     if ledger.numbers(status="undone"):
         prepare(campaign, ledger.numbers(status="undone"))
-        foresee(campaign, molecules(campaign))
+        foresee(campaign, bench, molecules(campaign))
         state_cost_of_relaxing(campaign, bench)
         make_geometries(campaign, bench, molecules(campaign))
         state_cost(campaign, bench)

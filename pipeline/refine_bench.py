@@ -66,6 +66,8 @@ class Bench:
     """how torsion drives are made; None: none are"""
     charges: ChargeBench | None = None
     """how charges are fitted; None: the model's are used"""
+    check: Callable[[Ligand], None] | None = None
+    """raises QMError for a ligand that the levels of theory cannot compute; None: they take all"""
     foresee_relaxed: Callable[[Ligand, str], Sequence[QMTask]] | None = None
     """a ligand and its key -> stand-ins for QM in `make_geometries` and what follows; None: none"""
 

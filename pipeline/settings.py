@@ -2,9 +2,18 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from pipeline.errors import SettingsError
+from pipeline.errors import QMError, SettingsError
+from pipeline.qm.levels import spec_by_name
 
 CheckDepth = Literal["in-process", "all"]
 """all: GROMACS' and LAMMPS' own programs weigh their files too"""
@@ -46,15 +55,17 @@ class ConformerSettings(_Settings):
     memory_mb: int = Field(default=4096, ge=256)
 
 
-SpecName = Literal["openff-default", "fast", "quality", "composite"]
-"""openff-default: B3LYP-D3BJ/DZVP; fast: GFN2-xTB; quality: wB97X-D3BJ/def2-TZVPD; composite: B97-3c"""
+SpecName = str
+"""openff-default: B3LYP-D3BJ/DZVP; fast: GFN2-xTB; quality: wB97X-D3BJ/def2-TZVPD; composite: B97-3c; or in
+words, e.g. hf/def2-svp, b3lyp-d3bj/def2-tzvp, gfn1-xtb, am1, aimnet2: what `parmflow doctor` lists"""
 
 
 class QMSettings(_Settings):
     """The reference calculations of `refine`."""
 
-    program: Literal["auto", "psi4", "pyscf", "tblite"] = "auto"
-    """auto: pyscf, which is always installed and on two cores the faster of the two DFT engines"""
+    program: str = "auto"
+    """of `spec`; auto: for DFT pyscf, always installed and on two cores faster than psi4. One that QCEngine
+    alone knows, e.g. nwchem, takes methods in its own words."""
     spec: SpecName = "openff-default"
     """level of the references"""
     optimise_spec: SpecName | None = None
@@ -76,6 +87,17 @@ class QMSettings(_Settings):
     budget_seconds: float | None = Field(default=None, gt=0)
     over_budget: Literal["refuse", "stop"] = "refuse"
     """refuse: begin no QM that is estimated to cost more; stop: begin, and go on another time"""
+
+    @field_validator("spec", "optimise_spec", "drive_spec")
+    @classmethod
+    def _is_a_level(cls, value: str | None, info: ValidationInfo) -> str | None:
+        program = info.data.get("program", "auto") if info.field_name == "spec" else "auto"
+        try:
+            if value is not None and spec_by_name(value, program).driver != "gradient":
+                raise ValueError("is for RESP charges only")
+        except QMError as error:
+            raise ValueError(str(error)) from error
+        return value
 
     @field_validator("drive_spacing")
     @classmethod

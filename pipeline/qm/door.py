@@ -9,7 +9,7 @@ from pipeline.child import Child, Limits
 from pipeline.errors import ChildError, ParmflowError
 from pipeline.qm.faults import error_from_child, error_from_text
 from pipeline.qm.levels import check_task, levels_of
-from pipeline.qm.methods import PROGRAMS, is_installed
+from pipeline.qm.methods import PROGRAMS, is_installed, other_programs
 from pipeline.qm.record import in_own_frame, to_record
 from pipeline.qm.result import EngineResult
 from pipeline.schema import QMRecord, QMTask
@@ -60,11 +60,19 @@ class EngineInfo:
 
 def available_engines() -> tuple[EngineInfo, ...]:
     """List the programs that are installed, with their versions and levels of theory."""
-    return tuple(
+    ours = [
         EngineInfo(name=name, version=_version(name), levels=levels_of(name))
         for name in PROGRAMS
         if is_installed(name)
-    )
+    ]
+    return (*ours, *(_through_qcengine(name) for name in other_programs()))
+
+
+def _through_qcengine(name: str) -> EngineInfo:
+    import qcengine
+
+    levels = (f"its own methods in its own words, with qm.program = {name!r}",)
+    return EngineInfo(name=name, version=str(qcengine.get_program(name).get_version()), levels=levels)
 
 
 def _version(program: str) -> str:

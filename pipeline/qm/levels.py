@@ -1,13 +1,14 @@
 """Levels of theory by name, and what is refused before anything runs."""
 
 import dataclasses
+from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
 
 from pipeline.errors import QMError
 from pipeline.qm.methods import METHODS, PROGRAMS, is_installed, methods_of, program_entry
-from pipeline.schema import QMSpec, QMTask
+from pipeline.schema import IntArray, QMSpec, QMTask
 
 DISPERSIONS = (None, "d3bj")
 DRIVERS = ("energy", "gradient", "hessian", "properties", "esp", "optimise")
@@ -33,19 +34,49 @@ _SPECS = {
 
 
 def spec_by_name(name: str, program: str = "auto") -> QMSpec:
-    """Give the level of theory of a name.
+    """Give the level of theory of a name, or of its words: METHOD, METHOD/BASIS, METHOD-D3BJ/BASIS.
 
     `openff-default` B3LYP-D3BJ/DZVP; `fast` GFN2-xTB; `quality` wB97X-D3BJ/def2-TZVPD; `composite` B97-3c;
     `charges` the electrostatic potential at HF/6-31G*. `auto` takes the first program of the method's in
-    `pipeline.qm.methods`. Raises QMError (kind input) for an unknown name or a program without the level.
+    `pipeline.qm.methods`; a program that only QCEngine knows has methods of its own. Raises QMError (kind
+    input) for an unknown name, method or basis, and for a program without the level.
     """
-    if name not in _SPECS:
-        raise QMError(f"unknown QM spec {name!r}; known are {', '.join(_SPECS)}", kind="input")
-    spec = _SPECS[name]
-    programs = METHODS[spec.method].programs
-    if program != "auto" and program not in programs:
-        raise QMError(f"{program} does not compute {spec.level}; use --program auto", kind="input")
-    return dataclasses.replace(spec, program=programs[0] if program == "auto" else program)
+    spec = _SPECS.get(name) or _spec_of_words(name, program)
+    if program == "auto" or methods_of(program):
+        programs = METHODS[spec.method].programs
+        if program not in ("auto", *programs):
+            raise QMError(
+                f"{program} does not compute {spec.level}, but {' and '.join(programs)}; take program auto",
+                kind="input",
+            )
+        spec = dataclasses.replace(spec, program=programs[0] if program == "auto" else program)
+    else:
+        spec = dataclasses.replace(spec, program=program)
+    complaint = _spec_complaint(spec)
+    if complaint:
+        raise QMError(complaint, kind="input")
+    if spec.basis and name not in _SPECS:
+        functions_of_element(spec.basis, 1)
+    return spec
+
+
+def _spec_of_words(words: str, program: str) -> QMSpec:
+    """Take a level's words apart; QMError where the method is nobody's."""
+    method, _, basis = words.partition("/")
+    dispersion: str | None = method.lower().rpartition("-")[2]
+    if dispersion in DISPERSIONS and dispersion != method.lower():
+        method = method[: -len(f"-{dispersion}")]
+    else:
+        dispersion = None
+    if method.lower() in METHODS:
+        method, basis = method.lower(), basis.lower() or METHODS[method.lower()].basis or ""
+    elif program == "auto" or methods_of(program):
+        raise QMError(
+            f"unknown QM level {words!r}; known are {', '.join(_SPECS)}, and in words, with a basis where "
+            f"one is needed: {', '.join(METHODS)}",
+            kind="input",
+        )
+    return QMSpec(program=program, method=method, basis=basis or None, dispersion=dispersion)
 
 
 def levels_of(program: str) -> tuple[str, ...]:
@@ -89,7 +120,8 @@ def functions_of_element(basis: str, atomic_number: int) -> int:
     try:
         data = basis_set_exchange.get_basis(name, elements=[atomic_number])
     except KeyError as error:
-        known = name in basis_set_exchange.get_all_basis_names() or name in LIBRARY_BASIS_NAMES.values()
+        names = {known.lower() for known in basis_set_exchange.get_all_basis_names()}
+        known = name.lower() in names | set(LIBRARY_BASIS_NAMES.values())
         what = f"has no functions for element {atomic_number}" if known else "is not a known basis"
         raise QMError(f"{basis} {what}", kind="input") from error
     shells = data["elements"][str(atomic_number)]["electron_shells"]
@@ -115,7 +147,7 @@ def n_functions(task: QMTask) -> int:
 
 def check_task(task: QMTask) -> None:
     """Refuse, before anything runs, what cannot succeed: QMError of kind input, geometry or engine."""
-    complaint = _spec_complaint(task.spec) or _molecule_complaint(task)
+    complaint = _spec_complaint(task.spec) or _molecule_complaint(task) or _constraints_complaint(task)
     if complaint:
         raise QMError(f"{task.ligand_key}: {complaint}", kind="input")
     if closest := _clash(task):
@@ -124,8 +156,21 @@ def check_task(task: QMTask) -> None:
         entry = program_entry(task.spec.program)
         advice = entry.install if entry else "see the list of programs"
         raise QMError(f"{task.spec.program} is not installed: {advice}", kind="engine")
-    if task.spec.basis is not None:
-        n_functions(task)
+
+
+def check_molecule(name: str, atomic_numbers: IntArray, total_charge: int, specs: Iterable[QMSpec]) -> None:
+    """Refuse a molecule that one of these levels cannot compute at any geometry: QMError of kind input."""
+    for spec in specs:
+        task = QMTask(
+            ligand_key=name,
+            atomic_numbers=atomic_numbers,
+            coords=np.zeros((len(atomic_numbers), 3)),
+            total_charge=total_charge,
+            spec=spec,
+        )
+        if complaint := _molecule_complaint(task):
+            message = f"{name}: {complaint}; take another level than {spec.level}, or leave it out"
+            raise QMError(message, kind="input")
 
 
 def _spec_complaint(spec: QMSpec) -> str | None:
@@ -176,7 +221,17 @@ def _molecule_complaint(task: QMTask) -> str | None:
         lacking = set(task.atomic_numbers.tolist()) - method.elements
         if lacking:
             return f"{task.spec.method} has no parameters for element {min(lacking)}"
-    return _constraints_complaint(task)
+    if method is not None and method.neutral_only and task.total_charge:
+        return f"{task.spec.method} is for neutral molecules, not for a charge of {task.total_charge:+d}"
+    return _basis_complaint(task)
+
+
+def _basis_complaint(task: QMTask) -> str | None:
+    try:
+        n_functions(task)
+    except QMError as error:
+        return str(error)
+    return None
 
 
 def _constraints_complaint(task: QMTask) -> str | None:

@@ -17,13 +17,15 @@ class Method:
 
     family: Family
     programs: tuple[str, ...]
-    """the first that is installed is what `auto` takes"""
+    """the first is what `auto` takes"""
     basis: str | None = None
     """the only one that it is defined with; None: any, where the family has one"""
     dispersions: tuple[str | None, ...] = (None,)
     """what may be added to it; without None, what must"""
     elements: frozenset[int] | None = None
     """atomic numbers that it has parameters for; None: all that the basis has"""
+    neutral_only: bool = False
+    """whether it knows no total charge"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +63,20 @@ METHODS: dict[str, Method] = {
     "gfn1-xtb": Method(family="semiempirical", programs=("tblite",), elements=_XTB),
     "gfn2-xtb": Method(family="semiempirical", programs=("tblite",), elements=_XTB),
     "am1": Method(family="semiempirical", programs=("mopac",), elements=_AM1),
-    "ani1ccx": Method(family="potential", programs=("torchani",), elements=_ANI),
-    "ani1x": Method(family="potential", programs=("torchani",), elements=_ANI),
-    "ani2x": Method(family="potential", programs=("torchani",), elements=_ANI | {9, 16, 17}),
+    "ani1ccx": Method(family="potential", programs=("torchani",), elements=_ANI, neutral_only=True),
+    "ani1x": Method(family="potential", programs=("torchani",), elements=_ANI, neutral_only=True),
+    "ani2x": Method(
+        family="potential", programs=("torchani",), elements=_ANI | {9, 16, 17}, neutral_only=True
+    ),
     "aimnet2": Method(family="potential", programs=("aimnet2",), elements=_AIMNET),
     "aimnet2_wb97m": Method(family="potential", programs=("aimnet2",), elements=_AIMNET),
-    "small": Method(family="potential", programs=("mace",), elements=_MACE),
-    "medium": Method(family="potential", programs=("mace",), elements=_MACE),
-    "large": Method(family="potential", programs=("mace",), elements=_MACE),
+    "small": Method(family="potential", programs=("mace",), elements=_MACE, neutral_only=True),
+    "medium": Method(family="potential", programs=("mace",), elements=_MACE, neutral_only=True),
+    "large": Method(family="potential", programs=("mace",), elements=_MACE, neutral_only=True),
 }
 
+_NOT_ENGINES = frozenset({"dftd3", "dftd4", "gcp", "mctc-gcp", "mp2d", "openmm", "rdkit", "s-dftd3"})
+"""QCEngine's harnesses of corrections to other programs, and of force fields that want bonds"""
 _WAVEFUNCTION = ("energy", "gradient", "hessian", "properties", "esp", "optimise")
 _POPULATIONS = ("energy", "gradient", "hessian", "properties", "optimise")
 _QCENGINE = "pipeline.qm.qcengine_engine"
@@ -116,7 +122,7 @@ def program_entry(program: str) -> Program | None:
         return PROGRAMS[program]
     import qcengine  # 0.5 s that only such a name pays
 
-    if program not in qcengine.list_all_programs():
+    if program not in qcengine.list_all_programs() - _NOT_ENGINES:
         return None
     return Program(module=_QCENGINE, install=f"see QCEngine's page on {program}")
 
@@ -139,3 +145,10 @@ def is_installed(program: str) -> bool:
     import qcengine
 
     return program in qcengine.list_available_programs()
+
+
+def other_programs() -> tuple[str, ...]:
+    """List the programs, installed here, that are computed with through QCEngine alone."""
+    import qcengine
+
+    return tuple(sorted(qcengine.list_available_programs() - _NOT_ENGINES - PROGRAMS.keys()))

@@ -64,7 +64,8 @@ def relax_conformers(
 def _why_none(ligand: Ligand, records: Sequence[Ending]) -> QMError:
     last = records[-1]
     if isinstance(last, Failure):
-        return QMError(f"{ligand.name}: {last.message}", kind=last.kind, retryable=last.retryable)
+        said = last.message.replace(last.ligand, ligand.name)
+        return QMError(said, kind=last.kind, retryable=last.retryable)
     changes = dict(last.provenance).get("changed_bonds", ", ".join(last.flags))
     return QMError(f"{ligand.name}: every optimised conformer reacted: {changes}", kind="connectivity")
 

@@ -107,6 +107,21 @@ def test_the_store_can_be_filled_before(tmp_path, model_folder, resp):
     assert (filled.n_tasks, filled.n_results, filled.failed) == (6, 6, ())
 
 
+@pytest.mark.pyscf
+def test_an_element_without_potential_is_refused_before_any_qm(tmp_path, refine):
+    """6-31G* has no iodine: the ligand's row says so by its name, and nothing was computed for it."""
+    library = tmp_path / "library.smi"
+    library.write_text("CI iodomethane\nC methane\n")
+    _, rows = refine(library, tmp_path / "out")
+    assert [(row["status"], row["stage"], row["kind"]) for row in rows] == [
+        ("failed", "qm", "input"),
+        ("ok", "", ""),
+    ]
+    assert "iodomethane: 6-31g* has no functions for element 53; take another level" in rows[0]["message"]
+    with QMStore(tmp_path / "store" / "qm.sqlite") as store:
+        assert [attempt.kind for attempt in store.attempts()] == ["ok"] * 6
+
+
 def test_assign_says_that_it_cannot(tmp_path, model_folder, library):
     """Without QM there is no potential: a usage error that leaves no folder."""
     arguments = ["assign", library, "--out", tmp_path / "out", "--model", model_folder, "--charges", "resp"]

@@ -5,6 +5,7 @@ import platform
 import threading
 import time
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 import psutil
@@ -172,11 +173,23 @@ def test_a_batch_learns_from_its_own_jobs(tmp_path: Path) -> None:
         assert batch._calibration.seconds(tasks[3]) != before
 
 
-def test_refines_door(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        ("fast", "gfn2-xtb"),
+        ("gfn1-xtb", "gfn1-xtb"),
+        pytest.param(
+            "am1",
+            "am1",
+            marks=pytest.mark.skipif(which("mopac") is None, reason="mopac is not installed"),
+        ),
+    ],
+)
+def test_refines_door(tmp_path: Path, name: str, level: str) -> None:
     """The bench that refine uses finds what it computed, at the level that the settings name."""
-    settings = Settings(qm=QMSettings(spec="fast"), jobs=1)
+    settings = Settings(qm=QMSettings(spec=name), jobs=1)
     with open_qm(tmp_path / "s", settings) as qm:
-        assert qm.spec.level == "gfn2-xtb"
+        assert qm.spec.level == level
         tasks = [water(1.0, spec=qm.spec)]
         assert qm.estimate_seconds(tasks) > 0
         assert qm.find([tasks[0].key]) == {}

@@ -5,9 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline.errors import QMError
-from pipeline.qm.levels import check_task, functions_of_element, n_functions, spec_by_name
+from pipeline.errors import QMError, SettingsError
+from pipeline.qm.levels import (
+    check_molecule,
+    check_task,
+    functions_of_element,
+    n_functions,
+    spec_by_name,
+)
 from pipeline.schema import DihedralConstraint, QMSpec, QMTask
+from pipeline.settings import build_settings
 
 WATER = QMTask(
     ligand_key="water",
@@ -39,6 +46,61 @@ def test_specs_by_name() -> None:
     ):
         with pytest.raises(QMError):
             spec_by_name(name, program)
+
+
+@pytest.mark.parametrize(
+    ("words", "program", "taken", "level"),
+    [
+        ("gfn1-xtb", "auto", "tblite", "gfn1-xtb"),
+        ("AM1", "auto", "mopac", "am1"),
+        ("ani2x", "auto", "torchani", "ani2x"),
+        ("HF/6-31G*", "auto", "pyscf", "hf/6-31g*"),
+        ("b3lyp-d3bj/def2-svp", "psi4", "psi4", "b3lyp-d3bj/def2-svp"),
+        ("b97-3c", "auto", "pyscf", "b97-3c/def2-mtzvp"),
+        ("MP2/cc-pVDZ", "nwchem", "nwchem", "MP2/cc-pVDZ"),
+    ],
+)
+def test_levels_in_words(words: str, program: str, taken: str, level: str) -> None:
+    """What `doctor` lists can be asked for; a program that QCEngine alone knows hears its own words."""
+    spec = spec_by_name(words, program)
+    assert (spec.program, spec.level, spec.driver) == (taken, level, "gradient")
+
+
+@pytest.mark.parametrize(
+    ("words", "program", "says"),
+    [
+        ("b3lyp-d3bj", "auto", "b3lyp needs a basis"),
+        ("gfn1-xtb/dzvp", "auto", "gfn1-xtb needs no basis"),
+        ("hf/dzvq", "auto", "dzvq is not a known basis"),
+        ("wb97x/def2-svp", "auto", "with the dispersion d3bj only"),
+        ("mp2/cc-pvdz", "auto", "unknown QM level 'mp2/cc-pvdz'; known are openff-default"),
+        ("gfn1-xtb", "psi4", "psi4 does not compute gfn1-xtb, but tblite"),
+        ("mmff94", "rdkit", "unknown program 'rdkit'"),
+        ("hf/dzvp", "gaussian", "unknown program 'gaussian'"),
+    ],
+)
+def test_words_that_are_no_level(words: str, program: str, says: str) -> None:
+    """Refused where the settings are read, with what there is."""
+    with pytest.raises(QMError, match=says):
+        spec_by_name(words, program)
+    with pytest.raises(SettingsError, match=f"qm.spec: .*{says}"):
+        build_settings({"qm": {"spec": words, "program": program}})
+
+
+@pytest.mark.parametrize(
+    ("numbers", "charge", "level", "says"),
+    [
+        ([53, 6, 1, 1, 1], 0, "hf/6-31g*", "6-31g. has no functions for element 53; take another level"),
+        ([35, 6, 1, 1, 1], 0, "ani2x", "ani2x has no parameters for element 35"),
+        ([7, 1, 1, 1, 1], 1, "ani2x", r"for neutral molecules, not for a charge of \+1"),
+    ],
+)
+def test_a_molecule_is_refused_by_name(numbers: list[int], charge: int, level: str, says: str) -> None:
+    """A level that lacks an element or charges says so before there is a geometry; others take it."""
+    check_molecule("mine", np.array(numbers), charge, [FAST, spec_by_name("openff-default")])
+    with pytest.raises(QMError, match=f"mine: .*{says}") as caught:
+        check_molecule("mine", np.array(numbers), charge, [FAST, spec_by_name(level)])
+    assert caught.value.kind == "input"
 
 
 def test_functions_are_counted() -> None:
