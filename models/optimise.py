@@ -103,8 +103,8 @@ class _Progress:
         progress = json.loads((self.folder / "progress.json").read_text())
         self.epoch, self.best = progress["epoch"], progress["best"]
         self.model.load_state_dict(load_file(self._path("last")))
-        device = str(device_of(self.model))
-        self.averaged = load_file(self._path("average"), device=device)
+        device = device_of(self.model)
+        self.averaged = {name: t.to(device) for name, t in load_file(self._path("average")).items()}
         state: dict[int, dict[str, Any]] = {}
         for name, tensor in load_file(self._path("moments")).items():
             index, key = name.split(".", 1)

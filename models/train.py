@@ -37,8 +37,14 @@ def train(
     _check_tables(config, data)
     if config.rounds is not None and cheap is None:
         raise SettingsError(f"{config_path}: its rounds need a cheap level to ask, and none was given")
+    on_cpu = config.valence.device == "cpu"
+    if not on_cpu and config.valence.processes > 1:
+        raise SettingsError(
+            f"{config_path}: members on {config.valence.device} cannot be trained side by side, whose forks "
+            "would share its driver; set valence.processes = 1"
+        )
     _claim(out, config)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=not on_cpu)  # cuBLAS has none unless the shell asks
     torch.set_num_threads(1)  # sums come out the same on every machine, and members are forked
     charges = train_charges(config.charges, data, out / "checkpoints", seed=config.seed, report=report)
     charges.eval().requires_grad_(False)
