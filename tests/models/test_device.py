@@ -85,7 +85,7 @@ def test_side_by_side_on_another_device_is_refused(tmp_path, data):
 
 
 def test_a_tensor_left_behind_is_found():
-    """The pretended device itself: a sum over two devices is an error as on a GPU; a scalar may come along."""
+    """A sum over two devices is an error, as on a GPU; a scalar may come along."""
     with PretendedDevice():
         there = torch.ones(2).to(DEVICE)
         assert (there + torch.tensor(1.0)).tolist() == [2.0, 2.0]
