@@ -66,7 +66,7 @@ class QMSettings(_Settings):
     program: str = "auto"
     """of `spec`; auto: for DFT pyscf, always installed and on two cores faster than psi4. One that QCEngine
     alone knows, e.g. nwchem, takes methods in its own words."""
-    spec: SpecName = "openff-default"
+    spec: SpecName = Field(default="openff-default", validate_default=True)
     """level of the references"""
     optimise_spec: SpecName | None = None
     """a cheaper level at which the conformers are optimised first: the plan of two levels"""
