@@ -9,6 +9,7 @@ NAMES = (
     "torsion_mmff94",
     "minima_relaxed",
     "prediction_speed",
+    "training_cost",
     "export_readers",
     "fragment_sharing",
     "kills",

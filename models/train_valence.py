@@ -155,8 +155,8 @@ class _Crew:
                 richer = ValenceNetwork(size.width, size.n_layers, size.dropout, form="class2")
                 richer.load_state_dict(richer.state_dict() | model.state_dict())
                 model = richer.to(stage.device)
-            qm_stage = _qm_stage(step.name, self.config, model, rows, self.score)
-            run_stage(qm_stage, step.schedule, seed=seed + 2 + position, folder=folder, report=report)
+            on_qm = qm_stage(step.name, self.config, model, rows, self.score)
+            run_stage(on_qm, step.schedule, seed=seed + 2 + position, folder=folder, report=report)
         return model.cpu()
 
     def visited(
@@ -233,9 +233,10 @@ def _prior_stage(config: TrainConfig, model: ValenceNetwork, rows: list[Training
     return Stage(name="prior", model=model, n_examples=len(rows), loss=loss, score=score)
 
 
-def _qm_stage(
+def qm_stage(
     name: str, config: TrainConfig, model: ValenceNetwork, rows: list[TrainingRow], score: Score
 ) -> Stage:
+    """What one step of QM training optimises, and how it is scored between epochs."""
     stage = config.valence
 
     def loss(batch: Sequence[int], generator: np.random.Generator) -> Tensor:
