@@ -1,7 +1,8 @@
 """Assign a SMIRNOFF force field to a ligand: in every section the last pattern that matches wins."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from typing import Protocol, TypeVar
 
@@ -18,7 +19,7 @@ from pipeline.schema import (
     Topology,
 )
 from pipeline.smirnoff.charges import label_charges
-from pipeline.smirnoff.force_field import SmirnoffForceField, TorsionTerm, TorsionType
+from pipeline.smirnoff.force_field import SmirnoffForceField, TorsionType
 from pipeline.smirnoff.matching import (
     Atoms,
     Pattern,
@@ -139,8 +140,7 @@ def _label_propers(parameters: Sequence[TorsionType], mol: Chem.Mol, topology: T
     for row, atoms in enumerate(rows):
         auto_idivf = int((degrees[atoms[1]] - 1) * (degrees[atoms[2]] - 1))
         torsion = parameters[winners[atoms]]
-        where = f"ProperTorsions: {torsion.id or torsion.pattern.smirks} for {name_atoms(mol, atoms)}"
-        _add_terms(proper_k[row], torsion.terms, auto_idivf, where)
+        _add_terms(proper_k[row], torsion, auto_idivf, partial(_name, "ProperTorsions", torsion, mol, atoms))
     return proper_k
 
 
@@ -160,8 +160,8 @@ def _label_impropers(parameters: Sequence[TorsionType], mol: Chem.Mol, topology:
     for row, atoms in enumerate(rows):
         if atoms in winners:
             torsion = winners[atoms]
-            where = f"ImproperTorsions: {torsion.id or torsion.pattern.smirks} for {name_atoms(mol, atoms)}"
-            _add_terms(improper_k[row], torsion.terms, IMPROPER_AUTO_IDIVF, where)
+            name = partial(_name, "ImproperTorsions", torsion, mol, atoms)
+            _add_terms(improper_k[row], torsion, IMPROPER_AUTO_IDIVF, name)
     return improper_k
 
 
@@ -181,18 +181,22 @@ def _chains_of_four(topology: Topology) -> set[Atoms]:
 
 def _check_zero(torsion: TorsionType, mol: Chem.Mol, atoms: Atoms, section: str) -> None:
     if any(term.k != 0 for term in torsion.terms):
-        name = torsion.id or torsion.pattern.smirks
-        raise ParametersError(f"{section}: {name} for {name_atoms(mol, atoms)} is not zero")
+        raise ParametersError(f"{_name(section, torsion, mol, atoms)} is not zero")
 
 
-def _add_terms(columns: FloatArray, terms: Iterable[TorsionTerm], auto_idivf: int, where: str) -> None:
+def _name(section: str, torsion: TorsionType, mol: Chem.Mol, atoms: Atoms) -> str:
+    return f"{section}: {torsion.id or torsion.pattern.smirks} for {name_atoms(mol, atoms)}"
+
+
+def _add_terms(columns: FloatArray, torsion: TorsionType, auto_idivf: int, name: Callable[[], str]) -> None:
     """Add each term to the column of its periodicity, its phase folded into the sign of k."""
-    for term in terms:
+    for term in torsion.terms:
         if term.k == 0:
             continue
         if term.periodicity > len(columns):
-            raise ParametersError(f"{where}: periodicity {term.periodicity} is above {len(columns)}")
+            raise ParametersError(f"{name()}: periodicity {term.periodicity} is above {len(columns)}")
         if abs(math.sin(term.phase)) > PHASE_TOLERANCE:
-            raise ParametersError(f"{where}: phase {math.degrees(term.phase):g} is neither 0 nor 180 degrees")
+            phase = math.degrees(term.phase)
+            raise ParametersError(f"{name()}: phase {phase:g} is neither 0 nor 180 degrees")
         sign = 1.0 if math.cos(term.phase) > 0 else -1.0
         columns[term.periodicity - 1] += sign * term.k / (term.idivf or auto_idivf)

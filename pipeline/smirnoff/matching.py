@@ -24,6 +24,9 @@ MAX_MATCHES = 200_000
 _WHOLE_KIND = re.compile(r"\[(#\d+X\d+H\d+x\d+)(?:[+-]\d+)?(?::\d+)?\]")
 """A query atom that states element, connections, hydrogens and ring bonds, as our own exporter writes them"""
 
+FEW_PATTERNS = 1000
+"""So many are tried faster than sorted out by the atoms that they need."""
+
 MAX_COMPILED = 50_000
 """Patterns kept compiled, 30 kilobytes each; the file of a library of 400 ligands has 40,000."""
 
@@ -125,10 +128,12 @@ def assign_last(
 
 
 def list_possible(patterns: Sequence[Pattern], mol: Chem.Mol) -> list[int]:
-    """Give the numbers of the patterns for which the molecule has enough atoms of each kind.
+    """Give the numbers of the patterns for which the molecule has enough atoms of each kind; all, where few.
 
     Only these need to be tried: in the file of a library most patterns hold another whole molecule.
     """
+    if len(patterns) < FEW_PATTERNS:
+        return list(range(len(patterns)))
     needs = _needs_of(tuple(patterns))
     have = Counter(map(_kind_of, mol.GetAtoms()))
     n_have = np.array([have[kind] for kind in needs.kinds], dtype=np.int64)

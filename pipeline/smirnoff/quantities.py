@@ -2,8 +2,8 @@
 
 import math
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from pipeline.errors import ParametersError
 from pipeline.units import ANGSTROM_PER_BOHR, ANGSTROM_PER_NM, DEGREE_PER_RADIAN, KJ_PER_KCAL
@@ -14,8 +14,7 @@ FILE_KIND = "force-field-file"
 MAX_QUANTITY_CHARS = 200
 
 
-@dataclass(frozen=True)
-class Dimension:
+class Dimension(NamedTuple):
     """Powers of length, energy, amount of substance, angle and charge."""
 
     length: int = 0

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable, Collection, Iterable, Set
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -199,8 +199,10 @@ def _read_section(
     return tuple(parameters)
 
 
-def _check_attributes(element: Element, required: Set[str], optional: frozenset[str] = frozenset()) -> None:
-    names = element.attrib.keys()
+def _check_attributes(
+    attributes: Iterable[str], required: Set[str], optional: frozenset[str] = frozenset()
+) -> None:
+    names = set(attributes)
     missing = (required | {"smirks"}) - names
     if missing:
         raise ParametersError(f"missing {', '.join(sorted(missing))}", kind=q.FILE_KIND)
@@ -213,7 +215,7 @@ def _check_attributes(element: Element, required: Set[str], optional: frozenset[
 
 def _read_vdw(element: Element, _section: Element) -> VdwType:
     size = "sigma" if "sigma" in element.attrib else "rmin_half"
-    _check_attributes(element, {size, "epsilon"})
+    _check_attributes(element.attrib, {size, "epsilon"})
     length = q.parse_quantity(element.attrib[size], q.LENGTH)
     return VdwType(
         id=element.get("id", ""),
@@ -224,7 +226,7 @@ def _read_vdw(element: Element, _section: Element) -> VdwType:
 
 
 def _read_bond(element: Element, _section: Element) -> BondType:
-    _check_attributes(element, {"length", "k"})
+    _check_attributes(element.attrib, {"length", "k"})
     return BondType(
         id=element.get("id", ""),
         pattern=compile_pattern(element.attrib["smirks"], 2),
@@ -234,7 +236,7 @@ def _read_bond(element: Element, _section: Element) -> BondType:
 
 
 def _read_angle(element: Element, _section: Element) -> AngleType:
-    _check_attributes(element, {"angle", "k"})
+    _check_attributes(element.attrib, {"angle", "k"})
     return AngleType(
         id=element.get("id", ""),
         pattern=compile_pattern(element.attrib["smirks"], 3),
@@ -245,35 +247,35 @@ def _read_angle(element: Element, _section: Element) -> AngleType:
 
 def _read_torsion(element: Element, section: Element) -> TorsionType:
     """Read `k1, phase1, periodicity1, idivf1, k2, ...`, numbered consecutively from 1."""
-    n_terms = _count_numbered(element, "k")
-    _check_attributes(element, *_torsion_attributes(n_terms))
+    attributes = element.attrib
     default_idivf = section.get("default_idivf", "auto")
     terms = tuple(
         TorsionTerm(
-            periodicity=_periodicity(element.attrib[f"periodicity{n}"]),
-            phase=q.parse_quantity(element.attrib[f"phase{n}"], q.ANGLE),
-            k=q.parse_quantity(element.attrib[f"k{n}"], q.MOLAR_ENERGY),
-            idivf=_idivf(element.get(f"idivf{n}", default_idivf)),
+            periodicity=_periodicity(attributes[periodicity]),
+            phase=_phase(attributes[phase]),
+            k=q.parse_quantity(attributes[k], q.MOLAR_ENERGY),
+            idivf=_idivf(attributes.get(idivf, default_idivf)),
         )
-        for n in range(1, n_terms + 1)
+        for k, phase, periodicity, idivf in _torsion_attributes(tuple(attributes))
     )
     return TorsionType(
         id=element.get("id", ""), pattern=compile_pattern(element.attrib["smirks"], 4), terms=terms
     )
 
 
-@lru_cache(maxsize=100)
-def _torsion_attributes(n_terms: int) -> tuple[frozenset[str], frozenset[str]]:
-    """Names of the attributes that a torsion of so many terms must have, and of those it may have."""
-    numbers = range(1, n_terms + 1)
+@lru_cache(maxsize=1000)
+def _torsion_attributes(names: tuple[str, ...]) -> list[tuple[str, str, str, str]]:
+    """Check the names of a torsion's attributes; k, phase, periodicity and idivf of each of its terms."""
+    numbers = range(1, _count_numbered(names, "k") + 1)
     required = {f"{name}{n}" for name in ("k", "phase", "periodicity") for n in numbers}
-    return frozenset(required), frozenset(f"idivf{n}" for n in numbers)
+    _check_attributes(names, required, frozenset(f"idivf{n}" for n in numbers))
+    return [(f"k{n}", f"phase{n}", f"periodicity{n}", f"idivf{n}") for n in numbers]
 
 
 def _read_library_charge(element: Element, _section: Element) -> LibraryCharge:
-    n_charges = _count_numbered(element, "charge")
+    n_charges = _count_numbered(element.attrib, "charge")
     names = [f"charge{n}" for n in range(1, n_charges + 1)]
-    _check_attributes(element, set(names))
+    _check_attributes(element.attrib, set(names))
     return LibraryCharge(
         id=element.get("id", ""),
         pattern=compile_pattern(element.attrib["smirks"], n_charges),
@@ -282,7 +284,7 @@ def _read_library_charge(element: Element, _section: Element) -> LibraryCharge:
 
 
 def _read_constraint(element: Element, _section: Element) -> Constraint:
-    _check_attributes(element, set(), frozenset({"distance"}))
+    _check_attributes(element.attrib, set(), frozenset({"distance"}))
     distance = element.get("distance")
     return Constraint(
         id=element.get("id", ""),
@@ -291,23 +293,30 @@ def _read_constraint(element: Element, _section: Element) -> Constraint:
     )
 
 
-def _count_numbered(element: Element, prefix: str) -> int:
+def _count_numbered(names: Collection[str], prefix: str) -> int:
     """Count `prefix1, prefix2, ...`; at least the first must be there, and none may be left out."""
     count = 0
-    while f"{prefix}{count + 1}" in element.attrib:
+    while f"{prefix}{count + 1}" in names:
         count += 1
-    n_numbered = sum(key.startswith(prefix) and key[len(prefix) :].isdecimal() for key in element.attrib)
+    n_numbered = sum(name.startswith(prefix) and name[len(prefix) :].isdecimal() for name in names)
     if not count or n_numbered != count:
         raise ParametersError(f"{prefix}1, {prefix}2, ... must be numbered consecutively", kind=q.FILE_KIND)
     return count
 
 
+@lru_cache(maxsize=100)
+def _phase(text: str) -> float:
+    return q.parse_quantity(text, q.ANGLE)
+
+
+@lru_cache(maxsize=100)
 def _periodicity(text: str) -> int:
     if not re.fullmatch(r"[1-9]", text.strip()):
         raise ParametersError(f"periodicity {text!r} is not an integer from 1 to 9", kind=q.FILE_KIND)
     return int(text)
 
 
+@lru_cache(maxsize=100)
 def _idivf(text: str) -> float | None:
     """`auto` is None; Sage writes the integers with a decimal point."""
     if text.strip() == "auto":
