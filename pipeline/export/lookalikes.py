@@ -58,7 +58,7 @@ class Lookalikes:
         self._atoms = np.vstack([rows + start for rows, start in zip(atoms, starts, strict=False)])
         self._spellings = [list(spelling) for spelling in spellings]
         self._classes: list[IntArray] = []
-        self._members: dict[int, list[IntArray]] = {}
+        self._members: dict[int, tuple[IntArray, list[int]]] = {}
 
     def first_shell_of_equals(self, values: FloatArray, allowed: FloatArray) -> IntArray:
         """Give for each term the first shell in which its look-alikes have its values, (n_terms,).
@@ -86,8 +86,9 @@ class Lookalikes:
         classes = self.classes(shell)
         if shell not in self._members:
             order = np.argsort(classes, kind="stable")
-            self._members[shell] = np.split(order, np.flatnonzero(np.diff(classes[order])) + 1)
-        return self._members[shell][int(classes[row])]
+            self._members[shell] = order, np.cumsum([0, *np.bincount(classes)]).tolist()
+        (order, bounds), number = self._members[shell], int(classes[row])
+        return order[bounds[number] : bounds[number + 1]]
 
     def classes(self, shell: int) -> IntArray:
         """The class of each term in a shell, (n_terms,), numbered from 0 without gaps."""

@@ -3,9 +3,9 @@
 The terms may be those of several ligands: a pattern then gives the right parameters in all of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, permutations
+from itertools import permutations
 
 import numpy as np
 
@@ -110,15 +110,13 @@ class _Table:
         ligand = int(self.ligand_of[row])
         environment = self.environments[ligand]
         atoms = tuple(self.ligands[ligand].atoms[row - self.offsets[ligand]].tolist())
-        shells = list(environment.shells(atoms))
         own = self.values[row]
-        start = min(self.first_shell[row], len(shells) - 1)
-        for number, shell in islice(enumerate(shells), start, None):
+        for number, shell in _from(int(self.first_shell[row]), environment.shells(atoms)):
             smirks = environment.draw(atoms, shell)
             alike = self.lookalikes.members(row, number)
             if len(alike) == 1:  # a pattern matches nothing but look-alikes, and the term it is drawn from
                 return Entry(smirks=smirks, values=own, rows=(row,))
-            holders = np.unique(self.ligand_of[alike]).tolist()
+            holders = set(self.ligand_of[alike].tolist())
             matched = sorted({hit for holder in holders for hit in self._match(smirks, holder)})
             if _same(self.values[matched], own):
                 values = self.values[matched].mean(axis=0)
@@ -140,6 +138,15 @@ class _Table:
             return "atoms that are no term"
         ligand = int(self.ligand_of[row])
         return f"atoms {tuple(self.ligands[ligand].atoms[row - self.offsets[ligand]].tolist())}"
+
+
+def _from(first: int, shells: Iterable[set[int]]) -> Iterator[tuple[int, set[int]]]:
+    """Number the shells and leave out those before the first wanted; at least the last is given."""
+    for number, shell in enumerate(shells):
+        if number >= first:
+            yield number, shell
+    if number < first:
+        yield number, shell
 
 
 def _same(rows: FloatArray, own: FloatArray) -> bool:
