@@ -23,7 +23,7 @@ def request_for(folder: Path, out: str, formats: str) -> Request:
         command="assign",
         libraries=(folder / "library.smi",),
         out=folder / out,
-        store=folder,
+        store=str(folder),
         settings=settings_from(None, options),
     )
 

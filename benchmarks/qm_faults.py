@@ -2,6 +2,7 @@
 
 import random
 import signal
+import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.database import Place
 from pipeline.store import QMStore
 from tests.scripted_engine import final_state, start_runner, successes
 
@@ -24,11 +26,11 @@ def main() -> None:
         killed = kill_at_random(killed_store)
         start = time.monotonic()
         for path in (killed_store, quiet_store):
-            assert start_runner(path, N_TASKS).wait() == 0
+            assert begin(path).wait() == 0
         running = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
         n_left = sum(str(killed_store) in command for command in running)
-        ours, theirs = final_state(killed_store), final_state(quiet_store)
-        counts = successes(killed_store)
+        ours, theirs = final_state(Place.of_file(killed_store)), final_state(Place.of_file(quiet_store))
+        counts = successes(Place.of_file(killed_store))
         with QMStore(killed_store) as store:
             kinds = Counter(attempt.kind for attempt in store.attempts())
         victims = ", ".join(f"{victim} {n}" for victim, n in killed.items())
@@ -40,10 +42,15 @@ def main() -> None:
         print(f"  last run to the end and undisturbed run: {time.monotonic() - start:.0f} s")
 
 
+def begin(path: Path) -> subprocess.Popen[str]:
+    """A runner of the batch on a store."""
+    return start_runner(Place.of_file(path), path, N_TASKS)
+
+
 def kill_at_random(path: Path) -> Counter[str]:
     """Run the batch again and again, killing somebody at random moments; count the victims."""
     chance, killed = random.Random(3), Counter[str]()
-    runner = start_runner(path, N_TASKS)
+    runner = begin(path)
     assert runner.stdout is not None
     runner.stdout.readline()
     while killed.total() < N_KILLS:
@@ -55,7 +62,7 @@ def kill_at_random(path: Path) -> Counter[str]:
             killed[VICTIMS[depth]] += 1
         if depth == 0 or runner.poll() is not None:
             runner.wait()
-            runner = start_runner(path, N_TASKS)
+            runner = begin(path)
             assert runner.stdout is not None
             runner.stdout.readline()
     runner.kill()

@@ -110,7 +110,7 @@ def measure(folder: Path, n_records: int, formats: str) -> Measured:
         command="assign",
         libraries=(library,),
         out=out,
-        store=folder,
+        store=str(folder),
         settings=settings_from(None, {"export.formats": tuple(formats.split(","))}),
     )
     start = time.monotonic()

@@ -21,7 +21,7 @@ import torch
 from flows.fits_plot import write_fits_plot
 from flows.fragments_picture import write_fragment_pictures
 from flows.notify import Herald
-from flows.request import Request
+from flows.request import Request, store_place
 from models.finetune import LigandFit, fine_tune
 from models.predict import Predictor, load_predictor
 from pipeline.assign import assign
@@ -59,7 +59,6 @@ from pipeline.topology import build_topology
 _PROGRAMS = ("parmflow", "rdkit", "torch", "numpy", "openmm")
 """Programs whose versions decide the numbers; the QM programs' are in the provenance of each result."""
 
-STORE_FILE = "qm.sqlite"
 OUT_OF_BUDGET = "budget"
 """kind of failure of a ligand whose QM was not begun for lack of budget"""
 FRAGMENT_FOLDER = "fragments"
@@ -206,7 +205,7 @@ def open_run(campaign: Campaign, request: Request, records: Iterator[Record]) ->
     campaign.ledger.remember("request", request.model_dump_json())
     facts = {
         "libraries": [str(path) for path in request.libraries],
-        "store": str(request.store),
+        "store": request.store,
         "n_records": campaign.ledger.n_records(),
     }
     write_json(campaign.folder / "run.json", identity | facts)
@@ -342,8 +341,9 @@ def open_bench(request: Request) -> Iterator[Bench]:
     def tune(references: Sequence[Reference], ring: Callable[[], None]) -> Sequence[LigandFit]:
         return fine_tune(predictor, references, settings.fine_tune, on_step=lambda *_: ring())
 
-    with open_qm(request.store / STORE_FILE, settings.model_copy(update={"jobs": n_jobs(settings)})) as qm:
-        relax = relax_by(request.store / STORE_FILE, settings, qm.budget)
+    place = store_place(request.store)
+    with open_qm(place, settings.model_copy(update={"jobs": n_jobs(settings)})) as qm:
+        relax = relax_by(place, settings, qm.budget)
         yield Bench(
             qm=qm,
             make_geometries=dataclasses.replace(line, relax=relax).make_geometries,

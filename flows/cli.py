@@ -12,7 +12,8 @@ from flows import batch, doctor, models_commands, qm_only, store_commands
 from flows.exit_codes import exit_codes
 from flows.progress import lines_on_stderr, watch_on_stderr
 from flows.report import print_json, print_record, print_summary, summary
-from flows.request import Request, default_store, parse_duration, settings_from, split_formats
+from flows.request import Request, chosen_store, parse_duration, settings_from, split_formats
+from flows.store_commands import Json, Store
 from models import train as training
 from pipeline.database import check_address
 from pipeline.errors import UsageError
@@ -65,13 +66,9 @@ Jobs = Annotated[
     int | None, typer.Option("--jobs", metavar="N", help="Worker processes; default one per core.")
 ]
 Spec = Annotated[str | None, typer.Option("--spec", metavar="NAME", help=_SPEC_HELP)]
-Store = Annotated[
-    Path | None, typer.Option("--store", metavar="DIR", help="QM store; default in your data folder.")
-]
 Budget = Annotated[
     str | None, typer.Option("--budget", metavar="TIME", help="Wall time for QM, e.g. 90s, 30m, 2h.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="The answer as JSON on stdout.")]
 InPrefect = Annotated[bool, typer.Option("--prefect", help="Run as a Prefect flow.")]
 RecordNumber = Annotated[int | None, typer.Option("--record", metavar="N", help="One record in full.")]
 LigandId = Annotated[
@@ -126,7 +123,7 @@ def assign(  # a command's options are its arguments
             command="assign",
             libraries=tuple(path.absolute() for path in libraries),
             out=out.absolute(),
-            store=default_store(),
+            store=chosen_store(None),
             ledger=check_address(ledger) if ledger else "",
             settings=settings_from(config, options),
         )
@@ -174,7 +171,7 @@ def refine(
             command="refine",
             libraries=tuple(path.absolute() for path in libraries),
             out=out.absolute(),
-            store=(store or default_store()).absolute(),
+            store=chosen_store(store),
             ledger=check_address(ledger) if ledger else "",
             settings=settings_from(config, options),
         )
@@ -249,7 +246,7 @@ def qm(
             command="refine",
             libraries=tuple(path.absolute() for path in libraries),
             out=Path(),
-            store=(store or default_store()).absolute(),
+            store=chosen_store(store),
             settings=settings_from(
                 config, {"jobs": jobs, "qm.spec": spec, "qm.budget_seconds": parse_duration(budget)}
             ),
@@ -355,9 +352,10 @@ def serve(
 
 
 @app.command(name="doctor")
-def doctor_command(as_json: Json = False) -> None:
-    """Check versions against the pins, engines, scratch space and the scheduler."""
-    report = doctor.examine(default_store())
+def doctor_command(store: Store = None, as_json: Json = False) -> None:
+    """Check versions against the pins, engines, scratch space, the QM store and the scheduler."""
+    with exit_codes():
+        report = doctor.examine(chosen_store(store))
     if as_json:
         print_json(report.to_dict())
     else:

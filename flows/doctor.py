@@ -16,12 +16,14 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
+from flows.request import store_place
 from models.predict import load_predictor
 from pipeline.deliver import FILES
-from pipeline.errors import SettingsError
+from pipeline.errors import SettingsError, StoreError
 from pipeline.program import is_installed
 from pipeline.qm.door import available_engines
 from pipeline.qm.methods import PROGRAMS, methods_of
+from pipeline.store.database import is_there
 
 MIN_SCRATCH_GB = 2.0
 """What one DFT calculation of a drug-sized molecule may leave in its scratch folder."""
@@ -61,7 +63,7 @@ class Report:
         return "\n".join(f"{marks[f.state]} {f.name}: {f.detail}" for f in self.findings)
 
 
-def examine(store: Path) -> Report:
+def examine(store: str) -> Report:
     """Look at versions, weights, engines, disk space and the scheduler; changes nothing."""
     findings = [
         *check_versions(requires("parmflow") or [], version),
@@ -69,7 +71,7 @@ def examine(store: Path) -> Report:
         *_check_engines(),
         *_check_md_programs(),
         check_space("scratch space", Path(tempfile.gettempdir())),
-        check_space("QM store", store),
+        check_store(store),
         check_scheduler(os.environ.get("PREFECT_API_URL", "")),
     ]
     return Report(findings=tuple(findings))
@@ -148,6 +150,18 @@ def check_space(name: str, folder: Path) -> Finding:
     free = shutil.disk_usage(there).free / 1e9
     state: Literal["ok", "wrong"] = "ok" if free >= MIN_SCRATCH_GB else "wrong"
     return Finding(name=name, state=state, detail=f"{folder}, {free:.0f} GB free")
+
+
+def check_store(store: str) -> Finding:
+    """Has the store's folder room, or does its database answer?"""
+    place = store_place(store)
+    if place.is_sqlite:
+        return check_space("QM store", Path(store))
+    try:
+        detail = "" if is_there(place) else "; the store is made when it is first used"
+    except StoreError as error:
+        return Finding(name="QM store", state="wrong", detail=str(error))
+    return Finding(name="QM store", state="ok", detail=f"{store} answers{detail}")
 
 
 def check_scheduler(url: str) -> Finding:

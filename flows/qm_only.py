@@ -26,7 +26,7 @@ from pipeline.refine import (
 class Filled:
     """What the store now holds for a library."""
 
-    store: Path
+    store: str
     level: str
     n_records: int
     n_molecules: int
@@ -37,7 +37,7 @@ class Filled:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for `--json`."""
-        return asdict(self) | {"store": str(self.store)}
+        return asdict(self)
 
     def to_text(self) -> str:
         """A few lines for people."""

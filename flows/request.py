@@ -8,9 +8,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.database import Place, check_address
 from pipeline.errors import SettingsError
 from pipeline.settings import Settings, build_settings
 
+STORE_FILE = "qm.sqlite"
+"""of the QM store in its folder"""
+STORE_SCHEMA = "qm_store"
+"""of the QM store in a PostgreSQL database"""
 _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -22,8 +27,8 @@ class Request(BaseModel):
     command: Literal["assign", "refine"]
     libraries: tuple[Path, ...]
     out: Path
-    store: Path
-    """folder of the QM store"""
+    store: str
+    """folder of the QM store, or address of a PostgreSQL database"""
     ledger: str = ""
     """address of a PostgreSQL database; empty: a file in the output folder"""
     settings: Settings
@@ -34,6 +39,27 @@ def default_store() -> Path:
     home = os.environ.get("XDG_DATA_HOME", "")
     base = Path(home) if home.startswith("/") else Path.home() / ".local" / "share"
     return base / "parmflow"
+
+
+def chosen_store(store: str | None, base: Path | None = None) -> str:
+    """Folder or address of the QM store that was asked for, else the user's; folders below `base`.
+
+    Raises SettingsError for an address that cannot serve.
+    """
+    if store is None:
+        return str(default_store())
+    return check_address(store) if _is_address(store) else str((base or Path.cwd()) / store)
+
+
+def store_place(store: str) -> Place:
+    """Where the QM store of a folder or an address is."""
+    if _is_address(store):
+        return Place(url=store, schema=STORE_SCHEMA)
+    return Place.of_file(Path(store) / STORE_FILE)
+
+
+def _is_address(store: str) -> bool:
+    return "://" in store
 
 
 def settings_from(config: Path | None, options: dict[str, Any]) -> Settings:

@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from flows import registry
 from flows.batch import OUT_OF_BUDGET, existing_ledger
-from flows.request import Request, default_store, parse_duration, read_toml
+from flows.request import Request, chosen_store, parse_duration, read_toml
 from pipeline.campaign import STATE_FOLDER
+from pipeline.database import check_address
 from pipeline.errors import OutputFolderError, SettingsError
 from pipeline.names import record_id
 from pipeline.settings import Settings, build_settings
@@ -68,8 +69,10 @@ class Service(_Table):
     cron: str = "*/10 * * * *"
     quiet_seconds: float = Field(default=5.0, ge=0)
     """a file written to more recently than this may still be on its way"""
-    store: Path | None = None
+    store: str | None = None
+    """folder, or address of a PostgreSQL database"""
     ledger: str = ""
+    """address of a PostgreSQL database; empty: a file in the output folder of each run"""
     models: Path | None = None
     """registry of retrained models; what was promoted last there is used"""
     refine: RefineJob | None = None
@@ -78,9 +81,9 @@ class Service(_Table):
     settings: Settings = Settings()
 
     @property
-    def store_folder(self) -> Path:
-        """Folder of the QM store."""
-        return self.store or default_store()
+    def qm_store(self) -> str:
+        """Folder or address of the QM store."""
+        return chosen_store(self.store)
 
     @property
     def registry_folder(self) -> Path:
@@ -116,7 +119,7 @@ def build_service(values: dict[str, object], settings: Settings, base: Path) -> 
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise SettingsError(f"service: {where}: {first['msg']}") from error
-    names = ("inbox", "out", "store", "models")
+    names = ("inbox", "out", "models")
     paths = {name: getattr(service, name) for name in names}
     changed: dict[str, object] = {name: base / path for name, path in paths.items() if path is not None}
     if service.retrain:
@@ -124,6 +127,10 @@ def build_service(values: dict[str, object], settings: Settings, base: Path) -> 
         changed["retrain"] = job.model_copy(
             update={name: base / getattr(job, name) for name in ("config", "data", "evaluation")}
         )
+    if service.ledger:
+        changed["ledger"] = check_address(service.ledger)
+    if service.store is not None:
+        changed["store"] = chosen_store(service.store, base)
     return service.model_copy(update=changed)
 
 
@@ -185,7 +192,7 @@ def request_for(service: Service, library: Path, *, refine: bool) -> Request:
         command="refine" if refine else "assign",
         libraries=(library,),
         out=folder_of(service, library, _REFINED if refine else ""),
-        store=service.store_folder,
+        store=service.qm_store,
         ledger=service.ledger,
         settings=settings,
     )

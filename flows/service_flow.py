@@ -11,9 +11,9 @@ from prefect import flow, get_run_logger
 from prefect.deployments.runner import RunnerDeployment
 from prefect.settings import PREFECT_API_URL
 
-from flows.batch import STORE_FILE
 from flows.campaign_flow import FLOW_NAME, FlowLog, run_in_prefect
 from flows.reconcile import reconcile
+from flows.request import store_place
 from flows.retraining import retrain
 from flows.server_away import Teller
 from flows.service import (
@@ -85,11 +85,11 @@ def _retrain(service: Service) -> dict[str, Any]:
 
 
 def _verify(service: Service) -> dict[str, Any]:
-    with QMStore(service.store_folder / STORE_FILE) as store:
+    with QMStore(store_place(service.qm_store)) as store:
         found = verify(store)
     if not found.is_whole:
         raise StoreError(
-            f"{service.store_folder}: {len(found.damaged)} of {found.n_results} results are damaged; "
+            f"{service.qm_store}: {len(found.damaged)} of {found.n_results} results are damaged; "
             "`parmflow store verify` names them",
             kind="corrupt",
         )

@@ -6,35 +6,36 @@ from typing import Annotated
 
 import typer
 
-from flows.batch import STORE_FILE
 from flows.exit_codes import exit_codes
 from flows.report import print_json
-from flows.request import default_store
+from flows.request import chosen_store, store_place
 from pipeline.errors import UsageError
 from pipeline.store import QMStore
 from pipeline.store.care import Statistics, clean, count, verify
+from pipeline.store.database import is_there
 from pipeline.store.exchange import Imported, check_suffix, export_store, import_entries, import_file
 from pipeline.store.qcarchive import SERVER, open_client, read_dataset
 
 app = typer.Typer(help="Look after the QM store; carry results in and out.", no_args_is_help=True)
 
 Store = Annotated[
-    Path | None, typer.Option("--store", metavar="DIR", help="QM store; default in your data folder.")
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="DIR",
+        help="QM store, or postgresql://host/db of one; default in your data folder.",
+    ),
 ]
 _MOST_REFUSALS = 20
 """sentences printed"""
 Json = Annotated[bool, typer.Option("--json", help="The answer as JSON on stdout.")]
 
 
-def _path_of(store: Path | None) -> Path:
-    return (store or default_store()).absolute() / STORE_FILE
-
-
-def _existing(store: Path | None) -> QMStore:
-    path = _path_of(store)
-    if not path.is_file():
-        raise UsageError(f"{path.parent}: no QM store here; give --store")
-    return QMStore(path)
+def _existing(store: str | None) -> QMStore:
+    chosen = chosen_store(store)
+    if not is_there(store_place(chosen)):
+        raise UsageError(f"{chosen}: no QM store here; give --store")
+    return QMStore(store_place(chosen))
 
 
 @app.command(name="verify")
@@ -156,7 +157,7 @@ def import_command(
                 raise UsageError(f"{file}: no such file")
         client = open_client(server) if qcarchive else None
         imported: dict[str, Imported] = {}
-        with QMStore(_path_of(store)) as opened:
+        with QMStore(store_place(chosen_store(store))) as opened:
             for file in files or ():
                 imported[str(file)] = import_file(opened, file.absolute())
             if qcarchive:

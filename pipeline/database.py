@@ -27,16 +27,24 @@ from sqlalchemy.pool import NullPool
 from pipeline.errors import SettingsError, StoreError
 
 BUSY_SECONDS = 60.0
-"""how long a writer waits for its turn"""
+"""how long a writer waits for its turn, and anybody for a server that went away"""
+_LOOK_SECONDS = 0.5
+"""between two looks whether the server is back"""
 _MANY = 500
 """rows per statement of `execute_many`"""
 _LOCKED = ("locked", "busy", "lock timeout", "deadlock")
 _FULL = ("disk is full", "disk full", "disk i/o error", "no space left")
 """SQLite's and PostgreSQL's own words; a bare `full` would also be somebody's column or constraint"""
 _BROKEN = ("malformed", "not a database")
-_AWAY = ("connection", "server closed", "could not translate host")
+_AWAY = ("connection", "server closed", "could not translate host", "failed to resolve host")
 
 Values = Mapping[str, Any]
+_KEEPALIVES = {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
+_KEEPALIVES_OF_CLIENT = {
+    **{name.removeprefix("tcp_"): value for name, value in _KEEPALIVES.items()},
+    "connect_timeout": "10",
+}
+"""each side finds out within a minute that the other is gone; seconds"""
 Backend = Literal["sqlite", "postgresql"]
 _NOW: Mapping[Backend, str] = {
     "sqlite": "SELECT (julianday('now') - 2440587.5) * 86400.0",
@@ -82,11 +90,12 @@ def check_address(url: str) -> str:
     """Give back the address of a PostgreSQL database; SettingsError where it is none or holds a password."""
     try:
         parsed = sqlalchemy.make_url(url)
-    except ArgumentError as error:
-        raise SettingsError(f"{url!r} is no address of a database; write postgresql://host/name") from error
+    except (ArgumentError, ValueError) as error:
+        shown = re.sub(r".*@", "...@", url.partition("?")[0])  # it may hold a password
+        raise SettingsError(f"{shown!r} is no address of a database; write postgresql://host/name") from error
     if parsed.get_backend_name() != "postgresql":
         raise SettingsError(f"{parsed.get_backend_name()}: databases are PostgreSQL or, by default, SQLite")
-    if parsed.password:
+    if parsed.password or "password" in parsed.query:
         raise SettingsError("the address of the database holds a password; keep it in ~/.pgpass instead")
     return parsed.set(drivername="postgresql+psycopg").render_as_string()
 
@@ -156,7 +165,9 @@ class Database:
                 "search_path": f'"{self.place.schema}"',
                 "lock_timeout": f"{BUSY_SECONDS * 1000:.0f}",
                 "default_transaction_read_only": "on" if read_only else "off",
+                **_KEEPALIVES,  # the server's side: it frees the locks of a machine that vanished
             }
+            options |= _KEEPALIVES_OF_CLIENT
             options["options"] = " ".join(f"-c {name}={value}" for name, value in words.items())
         return sqlalchemy.create_engine(
             url, isolation_level="AUTOCOMMIT", poolclass=NullPool, connect_args=options
@@ -172,12 +183,18 @@ class Database:
                 raise self._story(error) from error
             self.execute("PRAGMA synchronous=FULL")
         else:
-            with self.transaction():  # CREATE SCHEMA IF NOT EXISTS is no protection against a race
-                self.execute(f'CREATE SCHEMA IF NOT EXISTS "{self.place.schema}"')
+            self._make_schema()
         if tables:
             with self.transaction():
                 for statement in filter(None, map(str.strip, tables.split(";"))):
                     self.execute(statement)
+
+    def _make_schema(self) -> None:
+        """Make the schema if it is not there: who may use it need not have the right to make one."""
+        there = "SELECT count(*) FROM pg_namespace WHERE nspname = :schema"
+        if not self.number(there, schema=self.place.schema):
+            with self.transaction():  # CREATE SCHEMA IF NOT EXISTS is no protection against a race
+                self.execute(f'CREATE SCHEMA IF NOT EXISTS "{self.place.schema}"')
 
     def close(self) -> None:
         """Let go; what was committed is safe."""
@@ -280,7 +297,21 @@ class Database:
         return self._driver.cursor()
 
     def _answer(self, sql: str, values: Values, take: Callable[[Any], Any]) -> Any:
-        """Run a statement and take from its cursor what is wanted."""
+        """Run a statement and take from its cursor what is wanted.
+
+        A server that went away since the last statement is waited for where nothing can have been done yet.
+        """
+        give_up = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return self._answer_at_once(sql, values, take)
+            except StoreError as error:
+                harmless = not self._in_transaction and sql.startswith(("BEGIN", "SELECT"))
+                if error.kind != "lost" or not harmless or time.monotonic() > give_up:
+                    raise
+                time.sleep(_LOOK_SECONDS)
+
+    def _answer_at_once(self, sql: str, values: Values, take: Callable[[Any], Any]) -> Any:
         try:
             cursor = self._cursor()
             try:

@@ -120,6 +120,6 @@ class ChildError(ParmflowError):
 
 
 class StoreError(ParmflowError):
-    """The QM store: corrupt, of a newer version, locked, or out of disk."""
+    """The QM store or a ledger: corrupt, of a newer version, locked, lost, or out of disk."""
 
     kind = "store"

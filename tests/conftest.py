@@ -1,12 +1,6 @@
 """What every test may ask for."""
 
 import os
-import shutil
-import signal
-import socket
-import subprocess
-import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +17,7 @@ from pipeline.database import Place
 from pipeline.ligand import to_rdkit
 from pipeline.schema import FloatArray, IntArray, Ligand, MMParameters, Parametrized
 from pipeline.topology import build_topology
+from tests.postgres_server import PostgresServer
 
 torch.set_num_threads(1)
 
@@ -39,68 +34,28 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="module")  # gone before other modules look at the processes of the test run
 def postgres() -> Iterator[str]:
-    """Address of a PostgreSQL server of our own: on loopback, as a user without rights, gone at the end."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    programs = found[-1].parent if found else Path(which("initdb") or "/nowhere/initdb").parent
-    if not (programs / "initdb").is_file():
-        pytest.skip("PostgreSQL is not installed")
-    folder = Path(tempfile.mkdtemp(prefix="parmflow-postgres-"))
-    user = "nobody" if os.getuid() == 0 else None  # the server refuses to run as root
-    if user:
-        shutil.chown(folder, user)
-    data, port = folder / "data", _free_port()
-    make = [
-        programs / "initdb",
-        "-D",
-        data,
-        "-U",
-        "parmflow",
-        "-A",
-        "trust",
-        "-E",
-        "UTF8",
-        "--locale=C",
-        "-N",
-    ]
-    subprocess.run(make, user=user, check=True, timeout=300, stdout=subprocess.DEVNULL)
-    options = [f"port={port}", "listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off"]
-    command = [programs / "postgres", "-D", data, *(word for option in options for word in ("-c", option))]
-    with (folder.parent / f"{folder.name}.log").open("w") as log:
-        server = subprocess.Popen(command, user=user, stdout=log, stderr=log, start_new_session=True)
+    """Address of a PostgreSQL server of our own, gone at the end."""
+    server = PostgresServer()
     try:
-        _wait_for_port(port)
-        yield f"postgresql+psycopg://parmflow@127.0.0.1:{port}/postgres"
+        server.start()
+        yield server.url
     finally:
-        server.send_signal(signal.SIGINT)
-        try:
-            server.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-        shutil.rmtree(folder, ignore_errors=True)
-        Path(log.name).unlink()
+        server.remove()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """An empty place for a ledger or a store, in each of the two kinds of database."""
+def make_place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Place]:
+    """Name -> an empty place for a ledger or a store, in each of the two kinds of database."""
     if request.param == "sqlite":
-        return Place.of_file(tmp_path / "place.sqlite")
-    return Place(url=request.getfixturevalue("postgres"), schema=f"test_{uuid.uuid4().hex}")
+        return lambda name: Place.of_file(tmp_path / f"{name}.sqlite")
+    url, run = request.getfixturevalue("postgres"), uuid.uuid4().hex[:16]
+    return lambda name: Place(url=url, schema=f"{name}_{run}")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for_port(port: int) -> None:
-    for _ in range(1200):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise TimeoutError(f"nobody listens on port {port}")
+@pytest.fixture
+def place(make_place: Callable[[str], Place]) -> Place:
+    """An empty place for a ledger or a store, in each of the two kinds of database."""
+    return make_place("place")
 
 
 LigandBuilder = Callable[..., Ligand]

@@ -1,6 +1,6 @@
 """An engine that does what a script says, in real child processes: for the rules about failures.
 
-    python -m tests.scripted_engine STORE N_TASKS SEED      a runner of N_TASKS tasks, to be killed
+    python -m tests.scripted_engine URL SCHEMA MARK N_TASKS SEED     a runner of N_TASKS tasks, to be killed
 
 A task's script is the list of what its first, second, ... try does; the last entry is repeated.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.child import Child, Limits
+from pipeline.database import Place
 from pipeline.errors import QMError
 from pipeline.qm.batch import Batch
 from pipeline.qm.door import in_own_frame
@@ -131,35 +132,40 @@ class Scripted:
 
 def main() -> None:
     """Run tasks of which each takes some milliseconds and some crash on their first try."""
-    path, n_tasks, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    place, mark = Place(url=sys.argv[1], schema=sys.argv[2]), sys.argv[3]
+    n_tasks, seed = int(sys.argv[4]), int(sys.argv[5])
     chance = random.Random(seed)
     tasks = [make_task(f"task {n}", n) for n in range(n_tasks)]
     scripts = {
-        task.ligand_key: [f"segv-once {path}.{n}" if n % 7 == 3 else f"sleep {chance.uniform(0.0, 0.05):.3f}"]
+        task.ligand_key: [f"segv-once {mark}.{n}" if n % 7 == 3 else f"sleep {chance.uniform(0.0, 0.05):.3f}"]
         for n, task in enumerate(tasks)
     }
-    with QMStore(path) as store, Batch(store, SETTINGS, jobs=2, start=Scripted(scripts)) as batch:
+    with QMStore(place) as store, Batch(store, SETTINGS, jobs=2, start=Scripted(scripts)) as batch:
         batch.run(tasks, lambda task, _: print(task.ligand_key, flush=True))
 
 
-def start_runner(store: Path, n_tasks: int, seed: int = 0) -> subprocess.Popen[str]:
-    """Start `main` in a process of its own; it names each finished task on a line."""
-    command = [sys.executable, "-m", "tests.scripted_engine", str(store), str(n_tasks), str(seed)]
+def start_runner(place: Place, mark: Path, n_tasks: int, seed: int = 0) -> subprocess.Popen[str]:
+    """Start `main` in a process of its own; it names each finished task on a line.
+
+    `mark` is a path of the store's own: files beside it remember which tasks have crashed once.
+    """
+    words = (place.url, place.schema, str(mark), str(n_tasks), str(seed))
+    command = [sys.executable, "-m", "tests.scripted_engine", *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def final_state(path: Path) -> dict[str, tuple]:
+def final_state(place: Place) -> dict[str, tuple]:
     """What a store holds, times left out: bytes of coordinates, energy, atoms."""
-    with QMStore(path) as store:
+    with QMStore(place) as store:
         return {
             key: (entry.record.coords.tobytes(), entry.record.energy, entry.record.spec, entry.record.flags)
             for key, entry in store.entries()
         }
 
 
-def successes(path: Path) -> Counter[str]:
+def successes(place: Place) -> Counter[str]:
     """How often each task was finished."""
-    with QMStore(path) as store:
+    with QMStore(place) as store:
         return Counter(attempt.task_key for attempt in store.attempts() if attempt.kind == "ok")
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.child import Child, Limits
+from pipeline.database import Place
 from pipeline.errors import ChildError, QMError, StoreError
 from pipeline.outcome import Failure, failure_from_exception
 from pipeline.qm.budget import Budget
@@ -326,7 +327,7 @@ class StoredQM:
 
 
 @contextlib.contextmanager
-def open_qm(path: Path, settings: Settings) -> Iterator[StoredQM]:
-    """Open the store at `path` for the QM of these settings; StoreError, or QMError for a wrong level."""
-    with QMStore(path) as store:
+def open_qm(place: Place | Path, settings: Settings) -> Iterator[StoredQM]:
+    """Open the store at `place` for the QM of these settings; StoreError, or QMError for a wrong level."""
+    with QMStore(place) as store:
         yield StoredQM(store, settings)

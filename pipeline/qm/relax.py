@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.conformers import prune_conformers
+from pipeline.database import Place
 from pipeline.errors import QMError
 from pipeline.outcome import Failure
 from pipeline.qm.batch import Batch
@@ -99,7 +100,7 @@ def foreseen_by(settings: Settings) -> Callable[[Ligand, str], Sequence[QMTask]]
     return foresee
 
 
-def relax_by(store: Path, settings: Settings, budget: Budget) -> Relax | None:
+def relax_by(store: Place | Path, settings: Settings, budget: Budget) -> Relax | None:
     """The optimiser that the settings ask for, over a store and within a budget; None when they ask for none.
 
     It may be called from several threads: each call opens the store for itself.

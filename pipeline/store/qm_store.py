@@ -1,4 +1,4 @@
-"""DOOR: the QM store, one SQLite file of finished calculations by content, never computed twice.
+"""DOOR: the QM store, finished calculations by content in SQLite or PostgreSQL, never computed twice.
 
     results    one row per finished task, immutable; arrays as raw little-endian float64; a hash per row
     molecules, specs    what many results share
@@ -7,8 +7,8 @@
     leases     who computes what just now (`pipeline.store.leases`)
     meta       the schema's version
 
-WAL with synchronous FULL: what `put` returned from survives a power cut, and a writer killed at any moment
-leaves either the whole row or nothing. Several processes may use one file.
+What `put` returned from survives a power cut, and a writer killed at any moment leaves either the whole row
+or nothing. Several processes may use one store, in PostgreSQL on several machines.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 
+import psycopg
 import pytest
 import torch
 
@@ -126,3 +128,14 @@ def fast(tmp_path):
     path = tmp_path / "fast.toml"
     path.write_text("[qm]\nspec = 'fast'\n[fine_tune]\nsteps = 5\n")
     return path
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def where(request, tmp_path):
+    """What `--store` is given: a folder, or the address of a database of its own."""
+    if request.param == "sqlite":
+        return str(tmp_path / "store")
+    address, name = request.getfixturevalue("postgres"), f"db_{uuid.uuid4().hex[:16]}"
+    with psycopg.connect(address.replace("+psycopg", ""), autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name}")
+    return address.replace("+psycopg", "").replace("/postgres", f"/{name}")

@@ -15,7 +15,7 @@ from flows.batch import locked
 from flows.campaign_flow import CHEAP_SHARD, FLOW_NAME, campaign_flow, server_note, shards
 from flows.progress import Lines
 from flows.reconcile import reconcile
-from flows.request import Request, settings_from
+from flows.request import Request, settings_from, store_place
 from flows.service import build_service
 from flows.service_flow import service_flow
 from pipeline.errors import SettingsError, StoreError
@@ -36,7 +36,7 @@ def request_for(tmp_path, library, model_folder, fast):
             command=command,
             libraries=(library,),
             out=tmp_path / out,
-            store=tmp_path / "store",
+            store=str(tmp_path / "store"),
             settings=settings_from(fast, {"model": str(model_folder)}),
         )
 
@@ -122,7 +122,7 @@ def test_refinement_and_verification_run_as_jobs_of_the_service(tmp_path, model_
     assert service_flow(service, "refine") == {}
     n_results = service_flow(service, "verify")["n_results"]
     assert n_results > 0
-    with contextlib.closing(sqlite3.connect(service.store_folder / batch.STORE_FILE)) as store, store:
+    with contextlib.closing(sqlite3.connect(store_place(service.qm_store).path)) as store, store:
         store.execute("DROP TRIGGER results_stay")
         store.execute(
             "UPDATE results SET energy = energy + 1 WHERE number = (SELECT MIN(number) FROM results)"

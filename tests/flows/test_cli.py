@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.request import chosen_store
 from models.weights import load_model_folder, save_model
 
 
@@ -99,17 +100,17 @@ def test_refine_tunes_on_its_own_qm_and_does_it_once(tmp_path, library, model_fo
     }
 
 
-def test_qm_fills_the_store_that_refine_then_finds_full(tmp_path, library, model_folder):
-    """`parmflow qm` and then `refine`: the same ten results, computed once."""
-    store = tmp_path / "store"
+def test_qm_fills_the_store_that_refine_then_finds_full(tmp_path, library, model_folder, where):
+    """`parmflow qm` and then `refine`: the same ten results, computed once, in a folder or in PostgreSQL."""
     config = tmp_path / "settings.toml"
     config.write_text(f"model = {str(model_folder)!r}\n[qm]\nspec = 'fast'\n")
-    filled = parmflow("qm", library, "--store", store, "--config", config, "--json")
+    filled = parmflow("qm", library, "--store", where, "--config", config, "--json")
     assert filled.exit_code == 3, filled.output
     answer = json.loads(filled.stdout)
     assert (answer["n_molecules"], answer["n_tasks"], answer["n_results"]) == (2, 10, 10)
-    refined = parmflow("refine", library, "--out", tmp_path / "out", "--store", store, "--config", config)
+    refined = parmflow("refine", library, "--out", tmp_path / "out", "--store", where, "--config", config)
     assert "nothing to compute" in refined.stderr
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["store"] == chosen_store(where)
 
 
 def test_qm_spends_nothing_on_what_refine_would_refuse(tmp_path, library, model_folder, fast):

@@ -31,7 +31,7 @@ def test_a_killed_worker_loses_nothing_and_repeats_nothing(tmp_path, start, mode
             command="assign",
             libraries=(library,),
             out=tmp_path / out,
-            store=tmp_path / "store",
+            store=str(tmp_path / "store"),
             ledger=ledger,
             settings=settings_from(
                 None, {"model": str(model_folder), "export.formats": ("openmm",), "jobs": 1}
@@ -111,7 +111,7 @@ def test_what_dask_cannot_do_is_said_and_leaves_no_folder(
         command=command,
         libraries=(library,),
         out=tmp_path / "out",
-        store=tmp_path / "store",
+        store=str(tmp_path / "store"),
         settings=settings_from(None, {"model": str(model_folder)}),
     )
     with pytest.raises(SettingsError, match=r"no scheduler|for `assign`"):

@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from flows.progress import Lines
-from flows.request import Request, default_store, parse_duration, settings_from, split_formats
+from flows.request import (
+    Request,
+    chosen_store,
+    default_store,
+    parse_duration,
+    settings_from,
+    split_formats,
+    store_place,
+)
+from pipeline.database import Place
 from pipeline.errors import SettingsError
 
 
@@ -77,13 +86,22 @@ def test_the_store_follows_the_desktop_convention(monkeypatch, tmp_path):
     assert default_store() == tmp_path / ".local/share/parmflow"
 
 
+def test_a_store_is_a_folder_or_an_address(tmp_path):
+    """A folder counts from the base, an address is checked; each names one place."""
+    folder = chosen_store("store", tmp_path)
+    assert folder == str(tmp_path / "store")
+    assert store_place(folder) == Place.of_file(tmp_path / "store" / "qm.sqlite")
+    place = store_place(chosen_store("postgresql://dbhost/parmflow", tmp_path))
+    assert (place.url, place.schema) == ("postgresql+psycopg://dbhost/parmflow", "qm_store")
+
+
 def test_a_request_survives_json(tmp_path):
     """What Prefect carries and the ledger keeps comes back equal."""
     request = Request(
         command="refine",
         libraries=(tmp_path / "a.smi",),
         out=tmp_path / "out",
-        store=tmp_path,
+        store=str(tmp_path),
         settings=settings_from(None, {"qm.spec": "fast", "export.formats": ("amber",)}),
     )
     assert Request.model_validate_json(request.model_dump_json()) == request

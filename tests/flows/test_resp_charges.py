@@ -99,7 +99,7 @@ def test_the_store_can_be_filled_before(tmp_path, model_folder, resp):
             command="refine",
             libraries=(library,),
             out=tmp_path,
-            store=tmp_path / "store",
+            store=str(tmp_path / "store"),
             settings=settings_from(resp, {"model": str(model_folder)}),
         ),
         Silent(),

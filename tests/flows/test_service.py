@@ -61,12 +61,23 @@ def test_the_documented_settings_file_is_valid():
         ({"inbox": "a"}, "out"),
         ({"inbox": "a", "out": "b", "inbx": "c"}, "inbx"),
         ({"inbox": "a", "out": "b", "refine": {"budget": "soon"}}, "duration"),
+        ({"inbox": "a", "out": "b", "ledger": "postgresql://me:secret@host/db"}, "pgpass"),
+        ({"inbox": "a", "out": "b", "store": "mysql://host/db"}, "PostgreSQL"),
     ],
 )
 def test_a_slip_in_the_service_is_named(tmp_path, values, reason):
-    """A missing path, an unknown key, a budget that is none."""
+    """A missing path, an unknown key, a budget that is none, an address that cannot serve."""
     with pytest.raises(SettingsError, match=reason):
         build_service(values, Settings(), tmp_path)
+
+
+def test_ledger_and_store_may_be_in_postgresql(tmp_path):
+    """As on the command line: an address is taken as it is, a folder from the settings file."""
+    values = {"inbox": "in", "out": "out", "ledger": "postgresql://h/db", "store": "postgresql://h/db"}
+    apart = build_service(values, Settings(), tmp_path)
+    assert (apart.ledger, apart.qm_store) == ("postgresql+psycopg://h/db",) * 2
+    beside = build_service(values | {"store": "store"}, Settings(), tmp_path)
+    assert beside.qm_store == str(tmp_path / "store")
 
 
 def test_a_file_is_known_by_its_content_and_left_while_it_is_written(service):

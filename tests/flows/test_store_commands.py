@@ -1,14 +1,16 @@
 """`parmflow store`: every command on a small store, its exit codes, and one sentence per mistake."""
 
 import json
-import sqlite3
 
 import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.doctor import check_store
+from flows.request import chosen_store, store_place
 from pipeline.schema import QMRecord
 from pipeline.store import QMStore, composition_of
+from tests.damaged_store import damage
 from tests.scripted_engine import make_task
 
 
@@ -17,10 +19,9 @@ def parmflow(*arguments):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(where):
     """A store of three results."""
-    folder = tmp_path / "store"
-    with QMStore(folder / "qm.sqlite") as store:
+    with QMStore(store_place(chosen_store(where))) as store:
         for n in range(3):
             task = make_task("water", n)
             record = QMRecord(
@@ -32,7 +33,7 @@ def folder(tmp_path):
                 gradient=None,
             )
             store.put(record, composition_of(task))
-    return folder
+    return where
 
 
 def test_a_store_is_carried_to_another_machine(tmp_path, folder):
@@ -53,10 +54,7 @@ def test_a_store_is_carried_to_another_machine(tmp_path, folder):
 
 def test_damage_is_exit_one_and_gc_mends_it(folder):
     """A changed byte: verify lists the key and exits 1; gc removes it; verify is content again."""
-    with sqlite3.connect(folder / "qm.sqlite") as raw:
-        raw.execute("DROP TRIGGER results_stay")
-        raw.execute("UPDATE results SET energy = 0.5 WHERE number = 2")
-    raw.close()
+    damage(store_place(chosen_store(folder)), "UPDATE results SET energy = 0.5 WHERE number = 2")
     found = parmflow("store", "verify", "--store", folder)
     assert found.exit_code == 1
     assert "3 results, 1 damaged" in found.stdout
@@ -75,10 +73,28 @@ def test_what_cannot_be_used_is_exit_three(tmp_path, folder):
     assert "document 2" in done.stdout
 
 
+def test_no_store_is_said_and_none_is_made(where):
+    """Counting what is not there is exit 2 in one line, and leaves it so."""
+    for _ in range(2):
+        result = parmflow("store", "stats", "--store", where)
+        assert result.exit_code == 2, result.output
+        assert "no QM store here" in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_doctor_looks_at_the_store(where):
+    """A store that can be used is well, also before its first use; a database that is not there is wrong."""
+    assert check_store(chosen_store(where)).state == "ok"
+    with QMStore(store_place(chosen_store(where))):
+        assert check_store(chosen_store(where)).state == "ok"
+    away = check_store(chosen_store("postgresql://me@127.0.0.1:1/db"))
+    assert (away.state, "does not answer" in away.detail) == ("wrong", True)
+
+
 def test_mistakes_are_one_sentence(tmp_path, folder):
-    """No store, no file, an unknown suffix: exit 2, one line, nothing made."""
+    """A password, no file, an unknown suffix: exit 2, one line, nothing made."""
     cases = {
-        "no QM store here": ("store", "stats", "--store", tmp_path / "none"),
+        "pgpass": ("store", "stats", "--store", "postgresql://me:secret@host/db"),
         "no such file": ("store", "import", tmp_path / "none.parquet", "--store", tmp_path / "new"),
         "nothing to import": ("store", "import", "--store", tmp_path / "new"),
         "must end with": ("store", "export", tmp_path / "x.csv", "--store", folder),
@@ -87,6 +103,6 @@ def test_mistakes_are_one_sentence(tmp_path, folder):
         result = parmflow(*arguments)
         assert result.exit_code == 2, result.output
         assert cause in result.stderr
+        assert "secret" not in result.output
         assert len(result.stderr.strip().splitlines()) == 1
-    assert not (tmp_path / "none").exists()
     assert not (tmp_path / "new").exists()

@@ -298,13 +298,17 @@ def test_a_ledger_that_is_read_only_can_be_read_and_not_written(place, clock, le
     [
         ("mysql://host/db", "PostgreSQL"),
         ("postgresql://me:secret@host/db", "pgpass"),
+        ("postgresql://host/db?password=secret", "pgpass"),
+        ("postgresql://me:secret@host:port/db", "address"),
+        ("postgresql:/me:secret@host/db?password=secret", "address"),
         ("nonsense", "address"),
     ],
 )
 def test_an_address_that_cannot_serve_is_refused_in_a_sentence(address, reason):
-    """Another kind of database, a password in the open, no address at all."""
-    with pytest.raises(SettingsError, match=reason):
+    """Another kind of database, a password in the open, no address at all; the password is not repeated."""
+    with pytest.raises(SettingsError, match=reason) as caught:
         check_address(address)
+    assert "secret" not in str(caught.value)
 
 
 def test_seconds_add_up_over_stages(ledger):

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from pipeline.database import Place
 from pipeline.errors import StoreError
 from pipeline.qm.batch import Batch
 from pipeline.schema import QMRecord
@@ -20,50 +22,52 @@ from tests.process_tree import runs
 from tests.scripted_engine import SETTINGS, Scripted, final_state, make_task, start_runner, successes
 
 
-def test_two_runners_compute_each_job_once(tmp_path: Path) -> None:
+def test_two_runners_compute_each_job_once(place: Place, tmp_path: Path) -> None:
     """Two processes with the same forty tasks: forty results, forty successes, both heard of all."""
-    runners = [start_runner(tmp_path / "s", 40, seed) for seed in (1, 2)]
+    runners = [start_runner(place, tmp_path / "s", 40, seed) for seed in (1, 2)]
     outputs = [runner.communicate(timeout=280)[0].split("\n")[:-1] for runner in runners]
     assert [runner.returncode for runner in runners] == [0, 0]
     assert [sorted(output) for output in outputs] == [sorted(f"task {n}" for n in range(40))] * 2
-    assert sorted(successes(tmp_path / "s").values()) == [1] * 40
+    assert sorted(successes(place).values()) == [1] * 40
 
 
-def test_killed_at_random_ten_times_ends_as_if_never_killed(tmp_path: Path) -> None:
+def test_killed_at_random_ten_times_ends_as_if_never_killed(
+    make_place: Callable[[str], Place], tmp_path: Path
+) -> None:
     """`kill -9` of the runner at random moments of a batch, again and again: the store ends equal to an
     undisturbed run's, each job was finished once, and no process and no lease is left.
     """
-    chance = random.Random(7)
+    chance, place, quiet = random.Random(7), make_place("killed"), make_place("quiet")
     for seed in range(10):
-        runner = start_runner(tmp_path / "s", 40, seed)
+        runner = start_runner(place, tmp_path / "s", 40, seed)
         assert runner.stdout is not None
         for _ in range(chance.randrange(1, 6)):
             runner.stdout.readline()
         time.sleep(chance.uniform(0.0, 0.05))
         runner.send_signal(signal.SIGKILL)
         runner.communicate(timeout=60)
-    last, undisturbed = start_runner(tmp_path / "s", 40), start_runner(tmp_path / "u", 40)
+    last, undisturbed = start_runner(place, tmp_path / "s", 40), start_runner(quiet, tmp_path / "u", 40)
     assert [runner.wait(timeout=200) for runner in (last, undisturbed)] == [0, 0]
-    assert final_state(tmp_path / "s") == final_state(tmp_path / "u")
-    assert len(final_state(tmp_path / "s")) == 40
-    assert sorted(successes(tmp_path / "s").values()) == [1] * 40
-    with QMStore(tmp_path / "s") as store:
+    assert final_state(place) == final_state(quiet)
+    assert len(final_state(place)) == 40
+    assert sorted(successes(place).values()) == [1] * 40
+    with QMStore(place) as store:
         assert store.database.number("SELECT count(*) FROM leases") == 0
 
 
-def test_the_jobs_of_a_killed_runner_are_taken_over_at_once(tmp_path: Path) -> None:
+def test_the_jobs_of_a_killed_runner_are_taken_over_at_once(place: Place) -> None:
     """A runner killed in mid-job leaves a lease of a dead process: the next one does not wait for its end."""
     task = make_task("long")
     code = (
-        "import sys; from pathlib import Path; from pipeline.qm.batch import Batch\n"
+        "import sys; from pipeline.database import Place; from pipeline.qm.batch import Batch\n"
         "from pipeline.store import QMStore; from tests.scripted_engine import *\n"
-        "with QMStore(Path(sys.argv[1])) as store, "
+        "with QMStore(Place(url=sys.argv[1], schema=sys.argv[2])) as store, "
         "Batch(store, SETTINGS, jobs=1, start=Scripted({'long': ['sleep 600']})) as batch:\n"
         "    batch.run([make_task('long')], print)"
     )
-    runner = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "s")])
+    runner = subprocess.Popen([sys.executable, "-c", code, place.url, place.schema])
     try:
-        with QMStore(tmp_path / "s") as store:
+        with QMStore(place) as store:
             deadline = time.monotonic() + 120
             while store.claim(task.key, own_name()) is not Refused.TAKEN:
                 assert runner.poll() is None
@@ -96,12 +100,12 @@ def entry_for(name: str) -> tuple[Entry, Attempt]:
     return Entry(record=record, composition=None), attempt
 
 
-def test_a_runner_that_lost_its_lease_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runner_that_lost_its_lease_writes_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lease that ran out is taken by another with a larger token; the first one's result is refused, the
     second one's kept, and a third is told that the task is done.
     """
     key = make_task("a").key
-    with QMStore(tmp_path / "s") as store:
+    with QMStore(place) as store:
         monkeypatch.setattr("pipeline.store.leases.LEASE_SECONDS", -1.0)
         first = store.claim(key, own_name())
         monkeypatch.setattr("pipeline.store.leases.LEASE_SECONDS", 60.0)
@@ -122,11 +126,11 @@ def test_a_runner_that_lost_its_lease_writes_nothing(tmp_path: Path, monkeypatch
         assert store.claim(key, own_name()) is Refused.DONE
 
 
-def test_a_heartbeat_keeps_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_heartbeat_keeps_a_lease(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lease renewed in time is not given to others; one that is not is."""
     monkeypatch.setattr("pipeline.store.leases.LEASE_SECONDS", 3.0)
     kept, dropped = make_task("kept").key, make_task("dropped", 1).key
-    with QMStore(tmp_path / "s") as store:
+    with QMStore(place) as store:
         lease = store.claim(kept, own_name())
         assert isinstance(lease, Lease)
         store.claim(dropped, own_name())
@@ -138,10 +142,10 @@ def test_a_heartbeat_keeps_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert isinstance(store.claim(dropped, "elsewhere 1 1.0"), Lease)
 
 
-def test_another_runners_failure_is_taken_for_ours(tmp_path: Path) -> None:
+def test_another_runners_failure_is_taken_for_ours(place: Place) -> None:
     """A task that fails for good in one runner is not tried again by one that waited for it meanwhile."""
     task = make_task("a")
-    with QMStore(tmp_path / "s") as store:
+    with QMStore(place) as store:
         lease = store.claim(task.key, own_name())
         assert isinstance(lease, Lease)
         engine = Scripted({})
@@ -149,7 +153,7 @@ def test_another_runners_failure_is_taken_for_ours(tmp_path: Path) -> None:
             pid = os.fork()
             if pid == 0:
                 try:
-                    with QMStore(tmp_path / "s") as other:
+                    with QMStore(place) as other:
                         time.sleep(0.5)
                         attempt = Attempt(
                             task_key=task.key, seconds=1.0, predicted_seconds=None, kind="scf", message="no"

@@ -15,19 +15,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.database import use_wal
+from pipeline.database import Place, use_wal
 from pipeline.errors import OutputFolderError, StoreError
 from pipeline.schema import QMRecord, QMSpec
 from pipeline.store import Attempt, Composition, QMStore
+from tests.damaged_store import damage
 
 WRITER = """
 import sys
 import numpy as np
-from pathlib import Path
+from pipeline.database import Place
 from pipeline.schema import QMRecord, QMSpec
 from pipeline.store import QMStore
-first, last = int(sys.argv[2]), int(sys.argv[3])
-with QMStore(Path(sys.argv[1])) as store:
+first, last = int(sys.argv[3]), int(sys.argv[4])
+with QMStore(Place(url=sys.argv[1], schema=sys.argv[2])) as store:
     for n in range(first, last):
         coords = np.random.default_rng(n).normal(size=(20, 3))
         store.put(QMRecord(task_key=f"key{n}", ligand_key="w", spec=QMSpec(), coords=coords, energy=-float(n),
@@ -49,14 +50,14 @@ def make_record(key: str = "k", *, seed: int = 0) -> QMRecord:
     )
 
 
-def test_round_trip_is_exact(tmp_path: Path) -> None:
+def test_round_trip_is_exact(place: Place) -> None:
     """A record comes back equal to the last bit, also from a file opened again, also without gradient."""
     record = make_record()
     energy_only = dataclasses.replace(make_record("e", seed=1), gradient=None)
-    with QMStore(tmp_path / "store.sqlite") as store:
+    with QMStore(place) as store:
         assert store.put(record)
         assert store.put(energy_only)
-    with QMStore(tmp_path / "store.sqlite") as store:
+    with QMStore(place) as store:
         back = store.get("k")
         assert back is not None
         assert (back.energy, back.spec, back.provenance) == (record.energy, record.spec, record.provenance)
@@ -70,7 +71,7 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
         assert len(store) == 2
 
 
-def test_optional_arrays_atoms_and_flags_round_trip(tmp_path: Path) -> None:
+def test_optional_arrays_atoms_and_flags_round_trip(place: Place) -> None:
     """Hessian, dipole, bond orders, ESP, atoms and mapped SMILES come back to the bit; a flag joins the
     record's own.
     """
@@ -88,11 +89,11 @@ def test_optional_arrays_atoms_and_flags_round_trip(tmp_path: Path) -> None:
         total_charge=0,
         mapped_smiles="[C:1]([H:2])([H:3])([H:4])[H:5]",
     )
-    with QMStore(tmp_path / "s") as store:
+    with QMStore(place) as store:
         assert store.put(record, atoms)
         store.flag("k", "outlier", "200 kcal/mol above its conformers")
         store.flag("k", "outlier", "said again")
-    with QMStore(tmp_path / "s") as store:
+    with QMStore(place) as store:
         ((key, entry),) = store.entries()
     assert key == "k"
     assert entry.record.flags == ("connectivity", "outlier")
@@ -103,50 +104,52 @@ def test_optional_arrays_atoms_and_flags_round_trip(tmp_path: Path) -> None:
     assert (entry.composition.total_charge, entry.composition.mapped_smiles) == (0, atoms.mapped_smiles)
 
 
-def test_first_result_stays(tmp_path: Path) -> None:
+def test_first_result_stays(place: Place) -> None:
     """A second result of the same task changes nothing, and no statement can change or rewrite a row."""
-    with QMStore(tmp_path / "s") as store:
+    with QMStore(place) as store:
         assert store.put(make_record())
         assert not store.put(dataclasses.replace(make_record(), energy=-99.0))
         back = store.get("k")
         assert back is not None
         assert back.energy == -1.0 / 3.0
         store.add_attempt(Attempt(task_key="k", seconds=1.0, predicted_seconds=None, kind="ok"))
-    with sqlite3.connect(tmp_path / "s") as raw:
         for statement in (
             "UPDATE results SET energy = 0",
             "UPDATE attempts SET kind = 'ok'",
             "DELETE FROM attempts",
         ):
-            with pytest.raises(sqlite3.DatabaseError, match=r"immutable|append-only"):
-                raw.execute(statement)
+            with pytest.raises(StoreError, match=r"immutable|append-only"):
+                store.database.execute(statement)
 
 
-def test_damaged_row_is_found(tmp_path: Path) -> None:
+def test_damaged_row_is_found(place: Place) -> None:
     """One flipped byte in a blob is a StoreError of kind corrupt, not a wrong number."""
-    with QMStore(tmp_path / "s") as store:
+    with QMStore(place) as store:
         store.put(make_record())
-    with sqlite3.connect(tmp_path / "s") as raw:
-        raw.execute("DROP TRIGGER results_stay")
-        blob = bytearray(raw.execute("SELECT gradient FROM results").fetchone()[0])
-        blob[17] ^= 1
-        raw.execute("UPDATE results SET gradient = ?", (bytes(blob),))
-    with QMStore(tmp_path / "s") as store, pytest.raises(StoreError, match="hash") as caught:
+        ((blob,),) = store.database.rows("SELECT gradient FROM results")
+    flipped = bytearray(blob)
+    flipped[17] ^= 1
+    damage(place, "UPDATE results SET gradient = :blob", blob=bytes(flipped))
+    with QMStore(place) as store, pytest.raises(StoreError, match="hash") as caught:
         store.get("k")
     assert caught.value.kind == "corrupt"
 
 
-def test_refuses_newer_foreign_and_shared(tmp_path: Path) -> None:
-    """A newer store, a file that is none, a folder, a file that all may write: each is refused in words."""
-    with QMStore(tmp_path / "new"):
-        pass
-    with sqlite3.connect(tmp_path / "new") as raw:
-        raw.execute("UPDATE meta SET value = '99' WHERE name = 'schema_version'")
+def test_refuses_a_newer_one(place: Place) -> None:
+    """The store of a program of tomorrow is refused in words, and left as it is."""
+    with QMStore(place) as store:
+        store.database.execute("UPDATE meta SET value = '99' WHERE name = 'schema_version'")
+    for _ in range(2):
+        with pytest.raises(StoreError, match="version 99 is newer"):
+            QMStore(place)
+
+
+def test_refuses_foreign_and_shared(tmp_path: Path) -> None:
+    """A file that is no store, a folder, a file that all may write: each is refused in words."""
     (tmp_path / "text").write_text("not a database, but long enough to look like a page of one" * 20)
     (tmp_path / "open").touch()
     (tmp_path / "open").chmod(0o666)
     for name, words in (
-        ("new", "newer"),
         ("text", "not a readable"),
         ("open", "every user"),
     ):
@@ -165,9 +168,9 @@ def test_private(tmp_path: Path) -> None:
             assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
-def test_attempts_are_a_history(tmp_path: Path) -> None:
+def test_attempts_are_a_history(place: Place) -> None:
     """Attempts come back in order, stamped; the ratio counts only successful ones of the program."""
-    with QMStore(tmp_path / "s") as store:
+    with QMStore(place) as store:
         store.put(make_record())
         for seconds, kind in ((5.0, "crash"), (30.0, "ok")):
             store.add_attempt(Attempt(task_key="k", seconds=seconds, predicted_seconds=10.0, kind=kind))
@@ -177,11 +180,11 @@ def test_attempts_are_a_history(tmp_path: Path) -> None:
         assert (timing.spec, timing.seconds, timing.predicted_seconds) == (make_record().spec, 30.0, 10.0)
 
 
-def test_killed_writer_leaves_nothing_half(tmp_path: Path) -> None:
+def test_killed_writer_leaves_nothing_half(place: Place) -> None:
     """Ten writers killed at random moments: every reported row is there, every row reads back whole."""
-    path, rng, reported = tmp_path / "s", random.Random(5), set()
+    rng, reported = random.Random(5), set()
     for start in range(0, 100_000, 10_000):
-        command = [sys.executable, "-c", WRITER, str(path), str(start), str(start + 10_000)]
+        command = [sys.executable, "-c", WRITER, place.url, place.schema, str(start), str(start + 10_000)]
         writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert writer.stdout is not None
         first = writer.stdout.readline()
@@ -191,7 +194,7 @@ def test_killed_writer_leaves_nothing_half(tmp_path: Path) -> None:
         lines = (first + writer.stdout.read()).split("\n")[:-1]
         writer.wait()
         reported |= {int(line) for line in lines}
-    with QMStore(path) as store:
+    with QMStore(place) as store:
         found = store.get_many([f"key{n}" for n in range(100_000)])
         assert {f"key{n}" for n in reported} <= set(found)
         assert len(found) == len(store)
@@ -200,17 +203,17 @@ def test_killed_writer_leaves_nothing_half(tmp_path: Path) -> None:
             np.testing.assert_array_equal(record.coords, coords)
 
 
-def test_several_processes(tmp_path: Path) -> None:
+def test_several_processes(place: Place) -> None:
     """Four processes that make the file and write the same keys at once leave each key once."""
-    command = [sys.executable, "-c", WRITER, str(tmp_path / "s"), "0", "100"]
+    command = [sys.executable, "-c", WRITER, place.url, place.schema, "0", "100"]
     writers = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(4)]
     assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0, 0]
-    with QMStore(tmp_path / "s") as store:
+    with QMStore(place) as store:
         assert len(store) == 100
 
 
-def test_full_disk_and_locked_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No room is kind disk, another's lock is kind locked; the store works again afterwards."""
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    """No room is kind disk; the store works again afterwards."""
     with QMStore(tmp_path / "s") as store:
         store.put(make_record())
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -224,14 +227,16 @@ def test_full_disk_and_locked_are_said(tmp_path: Path, monkeypatch: pytest.Monke
             signal.signal(signal.SIGXFSZ, old)
         assert caught.value.kind == "disk"
         assert store.put(make_record("k2"))
+
+
+def test_a_lock_is_said(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another's lock is kind locked; the store works again afterwards."""
     monkeypatch.setattr("pipeline.database.BUSY_SECONDS", 0.1)
-    with QMStore(tmp_path / "s") as store, sqlite3.connect(tmp_path / "s", isolation_level=None) as other:
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreError) as caught:
-            store.put(make_record("k3"))
+    with QMStore(place) as store, QMStore(place) as other:
+        with other.database.transaction(), pytest.raises(StoreError) as caught:
+            store.put(make_record())
         assert (caught.value.kind, caught.value.retryable) == ("locked", True)
-        other.execute("COMMIT")
-        assert store.put(make_record("k3"))
+        assert store.put(make_record())
 
 
 def test_a_locked_switch_to_wal_is_tried_again_and_another_error_is_not():

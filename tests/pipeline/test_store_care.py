@@ -1,58 +1,48 @@
 """Looking after a store: damage is found and removed, what is whole stays, space comes back."""
 
 import dataclasses
-import sqlite3
 from pathlib import Path
 
 import pytest
 
+from pipeline.database import Place
 from pipeline.qm.batch import Batch
 from pipeline.store import Attempt, QMStore
 from pipeline.store.care import clean, count, verify
 from pipeline.store.leases import own_name
+from tests.damaged_store import damage
 from tests.scripted_engine import SETTINGS, Scripted, make_task
 
 TASKS = [make_task("water", n) for n in range(6)]
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def filled(place: Place) -> Place:
     """A store with six results, each with one attempt, and a seventh that crashed twice."""
-    path = tmp_path / "qm.sqlite"
     tasks = [*TASKS, make_task("bad", 9)]
-    with QMStore(path) as store, Batch(store, SETTINGS, jobs=2, start=Scripted({"bad": ["segv"]})) as batch:
+    with QMStore(place) as store, Batch(store, SETTINGS, jobs=2, start=Scripted({"bad": ["segv"]})) as batch:
         batch.run(tasks, lambda *_: None)
-    return path
+    return place
 
 
-def damage(path: Path, statement: str, *values: object) -> None:
-    with sqlite3.connect(path) as raw:
-        raw.execute("DROP TRIGGER results_stay")
-        raw.execute(statement, values)
-        raw.execute(
-            "CREATE TRIGGER results_stay BEFORE UPDATE ON results BEGIN SELECT RAISE(ABORT, 'x'); END"
-        )
-    raw.close()
-
-
-def test_whole_is_whole(path: Path) -> None:
+def test_whole_is_whole(filled: Place) -> None:
     """A store that nobody touched has nothing to complain about."""
-    with QMStore(path) as store:
+    with QMStore(filled) as store:
         found = verify(store)
     assert (found.n_results, found.damaged, found.complaints, found.is_whole) == (6, (), (), True)
 
 
-def test_damage_is_listed_removed_and_computed_again(path: Path) -> None:
+def test_damage_is_listed_removed_and_computed_again(filled: Place) -> None:
     """A changed energy, and a row moved under another's key with a hash that fits: both are named; `clean`
     removes exactly them; a batch computes exactly them again; the history keeps all attempts.
     """
     changed, stolen = TASKS[1].key, TASKS[2].key
-    with QMStore(path) as store:
+    with QMStore(filled) as store:
         entry = dict(store.entries([stolen]))[stolen]
         n_attempts = len(store.attempts())
-    damage(path, "UPDATE results SET energy = energy + 0.001 WHERE key = ?", changed)
-    damage(path, "DELETE FROM results WHERE key = ?", stolen)
-    with QMStore(path) as store:
+    damage(filled, "UPDATE results SET energy = energy + 0.001 WHERE key = :key", key=changed)
+    damage(filled, "DELETE FROM results WHERE key = :key", key=stolen)
+    with QMStore(filled) as store:
         store.flag(changed, "outlier", "because of the damage")
         moved = dataclasses.replace(entry.record, coords=entry.record.coords + 0.5)
         store.put(moved, entry.composition)
@@ -70,28 +60,32 @@ def test_damage_is_listed_removed_and_computed_again(path: Path) -> None:
         assert len(store.attempts()) == n_attempts + 2
 
 
-def test_leases_of_the_dead_and_unfinished_copies_go(path: Path) -> None:
-    """A lease of a process that is no more and a half-made copy are removed; a living runner's lease and the
-    copy of an older version stay, the copy until it is asked to go.
-    """
+def test_leases_of_the_dead_go(filled: Place) -> None:
+    """A lease of a process that is no more is removed, a living runner's stays."""
+    host, _, _ = own_name().rsplit(" ", 2)
+    with QMStore(filled) as store:
+        store.claim("dead", f"{host} 999999999 1.0")
+        store.claim("alive", own_name())
+        assert clean(store).n_dead_leases == 1
+        assert count(store).n_leases == 1
+
+
+def test_unfinished_copies_go(tmp_path: Path) -> None:
+    """A half-made copy is removed; the copy of an older version stays until it is asked to go."""
+    path = tmp_path / "qm.sqlite"
     copy, half = path.with_name("qm.sqlite.v1.backup"), path.with_name("qm.sqlite.v1.backup.77.tmp")
     copy.touch()
     half.touch()
-    host, _, _ = own_name().rsplit(" ", 2)
     with QMStore(path) as store:
-        store.claim("dead", f"{host} 999999999 1.0")
-        store.claim("alive", own_name())
-        cleaned = clean(store)
-        assert (cleaned.n_dead_leases, cleaned.n_files) == (1, 1)
+        assert clean(store).n_files == 1
         assert (copy.exists(), half.exists()) == (True, False)
-        assert count(store).n_leases == 1
         assert clean(store, keep_backups=False).n_files == 1
     assert not copy.exists()
 
 
-def test_counts(path: Path) -> None:
+def test_counts(filled: Place) -> None:
     """Results by level, attempts by ending, rungs: as the batch made them."""
-    with QMStore(path) as store:
+    with QMStore(filled) as store:
         store.flag(TASKS[0].key, "outlier", "by hand")
         store.add_attempt(Attempt(task_key="k", seconds=7200.0, predicted_seconds=None, kind="time"))
         found = count(store)
