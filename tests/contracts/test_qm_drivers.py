@@ -20,7 +20,6 @@ from pipeline.schema import QMRecord, QMSpec, QMTask
 from pipeline.units import KCAL_PER_HARTREE
 
 LIMITS = Limits(wall_seconds=300, memory_mb=4096)
-NEEDS_PSI4 = [pytest.mark.psi4, pytest.mark.skipif(which("psi4") is None, reason="psi4 is not installed")]
 NEEDS_MOPAC = pytest.mark.skipif(which("mopac") is None, reason="mopac is not installed")
 FAST = spec_by_name("fast")
 AM1 = QMSpec(program="mopac", method="am1", basis=None, dispersion=None)
@@ -54,10 +53,17 @@ def water_record(spec: QMSpec, driver: str) -> QMRecord:
     return run_task(make_task(WATER, spec, driver), LIMITS)
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *SPECS,
+        pytest.param(spec_by_name("quality"), id="wb97x", marks=pytest.mark.pyscf),
+        pytest.param(spec_by_name("composite"), id="b97-3c", marks=pytest.mark.pyscf),
+    ],
+)
 def test_hessian_is_the_derivative(spec: QMSpec) -> None:
     """Central differences of the gradient along one direction: within the grid's noise, 0.3 % of a bond."""
-    molecule = HYDROXIDE if spec.program == "pyscf" else WATER  # to be done in seconds
+    molecule = HYDROXIDE if spec.basis else WATER  # to be done in seconds
     task = make_task(molecule, spec, "gradient")
     hessian = run_task(make_task(molecule, spec, "hessian"), LIMITS).hessian
     assert hessian is not None
