@@ -199,8 +199,7 @@ def open_run(campaign: Campaign, request: Request, records: Iterator[Record]) ->
     """Take the library in, note the request and write run.json."""
     identity = identity_of(request)
     compare_identity(campaign, identity)
-    if request.settings.qm.over_budget == "stop":
-        campaign.ledger.forget_failures(kinds=[OUT_OF_BUDGET])
+    campaign.ledger.forget_failures(kinds=[OUT_OF_BUDGET])
     take_in(campaign, records)
     campaign.ledger.remember("request", request.model_dump_json())
     facts = {

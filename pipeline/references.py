@@ -90,10 +90,17 @@ def why_too_few(
     """A molecule's failure where it has too little QM to go on with, from failures by task key; else None.
 
     A reference may lack where there are others like it; a potential may not, for the charges would depend on
-    which.
+    which. What the budget did not pay for is waited for: no result depends on the budget.
     """
     references = qm_tasks(campaign, bench, molecule)
     potentials = potential_tasks(campaign, bench, molecule)
+    its = [failures[task.key] for task in (*references, *potentials) if task.key in failures]
+    unpaid = [failure for failure in its if failure.kind == "budget"]
+    if unpaid:
+        said = unpaid[-1].message.replace(unpaid[-1].ligand, molecule.name)
+        n_tasks = len(references) + len(potentials)
+        message = f"{len(unpaid)} of {n_tasks} QM calculations wait for more budget: {said}"
+        return replace(unpaid[-1], ligand=molecule.name, message=message)
     n_potentials = len(bench.qm.find([task.key for task in potentials]))
     for tasks, n_found, n_needed in (
         (references, len(find_records(bench, references)), min(MIN_REFERENCES, len(references))),

@@ -177,7 +177,7 @@ def test_references_are_joined(build_ligand: Callable[..., Ligand]) -> None:
         )
         return Reference(ligand=ligand, topology=topology, records=(record,) * n_points)
 
-    own = [reference("CCO", 5), reference("CCCO", 4)]
+    own = [reference("CCO", 5), dataclasses.replace(reference("CCCO", 4), charges=np.zeros(12))]
     driven = [reference("CCCO", 9), reference("CCC", 6), reference("CC", 2)]
     joined = join_references(own, driven, 3)
     assert [len(one.records) for one in joined] == [5, 13, 6]
@@ -187,6 +187,7 @@ def test_references_are_joined(build_ligand: Callable[..., Ligand]) -> None:
         driven[1].ligand.name,
     ]
     assert joined[1].records[:4] == own[1].records
+    assert joined[1].charges is own[1].charges
 
 
 def test_a_fragment_without_geometry_is_said(campaign: Campaign, build_ligand: Callable[..., Ligand]) -> None:

@@ -318,6 +318,20 @@ def test_a_retry_is_offered_where_it_can_make_up_the_number(tmp_path, library, f
     assert run.campaign.ledger.forget_failures() == n_forgotten
 
 
+def test_no_result_depends_on_the_budget(tmp_path, library):
+    """Three of formaldehyde's four calculations would be enough, but one waits for budget: so does its row."""
+    store = {}
+    first = Run(tmp_path / "out", library, store)
+    first.qm.failing_atoms, first.qm.failures = 4, [("budget", True)]
+    waiting = first.go()[3]
+    assert (waiting.status, waiting.stage, waiting.kind) == ("failed", "qm", "budget")
+    assert "1 of 4 QM calculations wait" in waiting.message
+    second = Run(tmp_path / "out", library, store)
+    assert second.campaign.ledger.forget_failures(kinds=["budget"]) == 1
+    assert second.go()[3].status == "ok"
+    assert second.qm.n_computed == 1
+
+
 def test_a_potential_that_lacks_fails_the_ligand(tmp_path, library):
     """Its charges would depend on which potentials there are: a row says so, and a retry makes it good."""
     store = {}
