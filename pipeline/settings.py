@@ -86,8 +86,8 @@ class QMSettings(_Settings):
     memory_mb: int = Field(default=4096, ge=256)
     budget_seconds: float | None = Field(default=None, gt=0)
     over_budget: Literal["refuse", "stop"] = "refuse"
-    """refuse: begin no QM that is estimated to cost more; stop: begin, and go on another time. What was cut off
-    waits, in both, until the command is repeated."""
+    """refuse: begin no QM that is estimated to cost more; stop: begin, and go on another time. Either way,
+    what is cut off waits until the command is repeated."""
 
     @field_validator("spec", "optimise_spec", "drive_spec")
     @classmethod

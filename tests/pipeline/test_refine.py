@@ -319,7 +319,7 @@ def test_a_retry_is_offered_where_it_can_make_up_the_number(tmp_path, library, f
 
 
 def test_no_result_depends_on_the_budget(tmp_path, library):
-    """Three of formaldehyde's four calculations would be enough, but one waits for budget: so does its row."""
+    """Three of formaldehyde's four calculations would do, but one waits for budget: so does its row."""
     store = {}
     first = Run(tmp_path / "out", library, store)
     first.qm.failing_atoms, first.qm.failures = 4, [("budget", True)]
