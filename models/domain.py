@@ -23,6 +23,8 @@ MAX_NAMED = 8
 """atoms listed in a sentence"""
 RARE = 2
 """an environment that fewer training molecules have counts as unknown"""
+MOSTLY = 0.5
+"""an environment seats a charge when more than this share of the training molecules with it carry one"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,21 +93,43 @@ class Domain:
     """kcal/mol"""
     charge_limit: float
     """elementary charges"""
+    positive_seats: frozenset[str] | None = None
+    """environments that seat a positive charge outside ammonium groups; None where nobody looked"""
+    negative_seats: frozenset[str] | None = None
+    """the same of negative charges"""
 
     @classmethod
     def of_training(cls, graphs: Iterable[MolecularGraph], *, limit: float, charge_limit: float) -> Self:
-        """Count in how many molecules each environment occurs."""
-        counts = Counter(name for graph in graphs for name in set(environments(graph)))
-        known = frozenset(name for name, count in counts.items() if count >= RARE)
-        return cls(environments=known, limit=limit, charge_limit=charge_limit)
+        """Count in how many molecules each environment occurs, and in how many of either charge."""
+        counts: dict[int, Counter[str]] = {sign: Counter() for sign in (-1, 0, 1)}
+        for graph in graphs:
+            counts[charge_sign(graph)].update(set(environments(graph)))
+        total = counts[-1] + counts[0] + counts[1]
+
+        def seats(sign: int) -> frozenset[str]:
+            return frozenset(n for n, c in counts[sign].items() if c >= RARE and c > MOSTLY * total[n])
+
+        return cls(
+            environments=frozenset(name for name, count in total.items() if count >= RARE),
+            limit=limit,
+            charge_limit=charge_limit,
+            positive_seats=seats(1),
+            negative_seats=seats(-1),
+        )
 
     def assess(self, graph: MolecularGraph, spread: Spread) -> Confidence:
         """Judge one ligand: its atoms' surroundings and the disagreement about it."""
-        unknown = [i + 1 for i, name in enumerate(environments(graph)) if name not in self.environments]
+        names = environments(graph)
+        unknown = [i + 1 for i, name in enumerate(names) if name not in self.environments]
         doubts = []
         if unknown:
             atoms = ", ".join(map(str, unknown[:MAX_NAMED])) + (", ..." if len(unknown) > MAX_NAMED else "")
             doubts.append(f"surroundings of atoms {atoms} were not in the training")
+        sign = charge_sign(graph)
+        seats = {-1: self.negative_seats, 0: None, 1: self.positive_seats}[sign]
+        if seats is not None and seats.isdisjoint(names):
+            kind = "positive" if sign > 0 else "negative"
+            doubts.append(f"no surroundings that seat a {kind} charge in the training, but such a charge")
         if spread.total > self.limit:
             doubts.append(
                 f"the networks disagree by {spread.total:.2f} kcal/mol (usual: below {self.limit:.2f})"
@@ -132,6 +156,8 @@ class Domain:
             "environments": sorted(self.environments),
             "limit": self.limit,
             "charge_limit": self.charge_limit,
+            "positive_seats": _sorted(self.positive_seats),
+            "negative_seats": _sorted(self.negative_seats),
         }
         return json.dumps(value, indent=0) + "\n"
 
@@ -144,9 +170,29 @@ def read_domain(path: Path) -> Domain:
             environments=frozenset(map(str, value["environments"])),
             limit=float(value["limit"]),
             charge_limit=float(value["charge_limit"]),
+            positive_seats=_names_in(value.get("positive_seats")),
+            negative_seats=_names_in(value.get("negative_seats")),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"{path}: not a domain file: {error}") from error
+
+
+def _sorted(names: frozenset[str] | None) -> list[str] | None:
+    return None if names is None else sorted(names)
+
+
+def _names_in(value: list[str] | None) -> frozenset[str] | None:
+    return None if value is None else frozenset(map(str, value))
+
+
+def charge_sign(graph: MolecularGraph) -> int:
+    """Sign of the charge that is left when every nitrogen with four neighbours has taken its +1.
+
+    Such a charge is spread over a conjugated system whose resonance forms the network does not see. Where no
+    training molecule shows it a place for it, all members spread it alike, and wrongly.
+    """
+    n_ammonium = sum(_kind(row)[:2] == (7, 4) for row in graph.atom_features.tolist())
+    return int(np.sign(graph.total_charge - n_ammonium))
 
 
 def environments(graph: MolecularGraph) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 
 from models.charges import ChargeEnsemble, ChargeNetwork
 from models.config import NetworkConfig
-from models.domain import Domain, environments, read_domain, spread_of
+from models.domain import Domain, charge_sign, environments, read_domain, spread_of
 from models.features import build_graph
 from models.network import ValenceEnsemble, ValenceNetwork, mean_parameters
 from models.predict import Predictor, build_batch
@@ -91,6 +91,45 @@ def test_an_unknown_environment_is_flagged_and_named(build_ligand):
     assert inside.doubt == ""
     outside = domain.assess(build_graph(build_ligand("CCS")), no_spread)
     assert "atoms 2, 3" in outside.doubt
+
+
+SEATS = ("CC(=O)[O-]", "CCC(=O)[O-]", "CC[NH3+]", "C[NH3+]", "CC(N)=[NH2+]", "CCC(N)=[NH2+]", "C1CC=C[O+]=C1")
+"""acids and amidinium twice, and a charge that training saw once"""
+NEUTRAL = ("CC=O", "CCC=O", "CC(=O)O", "CCC(=O)O", "CC(=O)N", "CCC(=O)N", "C1CC=COC1", "CCC=COC")
+
+
+@pytest.mark.parametrize(
+    ("smiles", "sign", "is_seated"),
+    [
+        ("CCCC(=O)[O-]", -1, True),
+        ("C[NH2+]CC(=O)[O-]", -1, True),
+        ("[O-]C=CC", -1, False),
+        ("CCCC(N)=[NH2+]", 1, True),
+        ("C1CC=C[O+]=C1", 1, False),
+        ("CCC[NH3+]", 0, True),
+        ("CC(=O)NC", 0, True),
+    ],
+)
+def test_a_charge_without_a_known_seat_is_flagged(build_ligand, smiles, sign, is_seated):
+    """Carboxylate and amidinium seat a charge, an ammonium needs no seat; an enolate and an oxonium that one
+    training molecule had have none; the drawn resonance form does not matter.
+    """
+    graphs = [build_graph(build_ligand(s)) for s in (*SEATS, *NEUTRAL)]
+    domain = Domain.of_training(graphs, limit=1.0, charge_limit=0.1)
+    graph = build_graph(build_ligand(smiles))
+    assert charge_sign(graph) == sign
+    doubt = domain.assess(graph, spread_of(members_of(smiles, build_ligand, n=1), SAME)).doubt
+    assert ("no surroundings that seat a" not in doubt) == is_seated
+
+
+def test_a_domain_of_an_older_model_is_read(tmp_path):
+    """Without seats: they are not asked for; written again they stay unknown."""
+    path = tmp_path / "domain.json"
+    path.write_text('{"environments": ["6.4.3()"], "limit": 1.0, "charge_limit": 0.1}')
+    domain = read_domain(path)
+    assert (domain.positive_seats, domain.negative_seats) == (None, None)
+    path.write_text(domain.to_json())
+    assert read_domain(path) == domain
 
 
 def test_disagreement_beyond_the_usual_is_flagged(build_ligand):

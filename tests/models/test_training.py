@@ -18,6 +18,7 @@ from models.network import ValenceEnsemble, ValenceNetwork
 from models.optimise import Stage, run_stage
 from models.predict import Predictor
 from models.readouts import CLASS1_NAMES
+from models.recompute_domain import recompute_domain
 from models.train import train
 from models.weights import Model, load_model_folder, save_model
 from pipeline.errors import OutputFolderError, SettingsError
@@ -57,6 +58,18 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, data):
     for name in ("charges.safetensors", "valence.safetensors", "class2.safetensors", "manifest.json"):
         one, other = (tmp_path / run / "tiny" / "0.1" / name for run in ("straight", "stopped"))
         assert one.read_bytes() == other.read_bytes(), name
+
+
+def test_looking_again_at_finished_weights_changes_nothing(tmp_path, data):
+    """The domain computed anew from the same tables after it was spoilt: every file byte for byte."""
+    train(tmp_path / "tiny.toml", data, tmp_path / "run", report=silent)
+    folder = tmp_path / "run" / "tiny" / "0.1"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    model = load_model_folder(folder)
+    save_model(dataclasses.replace(model, domain=dataclasses.replace(model.domain, limit=99.0)), folder)
+    assert (folder / "domain.json").read_bytes() != before["domain.json"]
+    recompute_domain(folder, data)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 ROUNDS = """
