@@ -8,14 +8,12 @@ from pipeline.conformers import prune_conformers
 from pipeline.errors import QMError
 from pipeline.outcome import Failure, failure_from_exception
 from pipeline.refine_bench import Bench, Molecule
-from pipeline.resp import fit_resp
+from pipeline.resp import MAX_POTENTIALS, fit_resp
 from pipeline.schema import Conformers, FloatArray, QMRecord, QMSpec, QMTask, Reference
 from pipeline.topology import build_topology
 
 MIN_REFERENCES = 3
 """Fewer calculated geometries than this cannot be divided into those tuned on and those tested on."""
-MAX_POTENTIALS = 5
-"""Conformers, the lowest ones, to whose potentials charges are fitted together."""
 
 
 def qm_tasks(campaign: Campaign, bench: Bench, molecule: Molecule) -> list[QMTask]:

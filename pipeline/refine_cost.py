@@ -22,11 +22,9 @@ def say_cost(qm: QMBench, watch: _Speaker, tasks: Sequence[QMTask], budget_secon
         watch.say(f"QM at {spec.level}: nothing to compute, all is in the store.")
         return
     seconds = qm.estimate_seconds(tasks)
-    other = {task.spec.level for task in tasks} - {spec.level}
-    levels = ", ".join([spec.level, *sorted(other)])
-    watch.say(
-        f"QM at {levels} ({spec.program}): {len(tasks)} calculations, estimated at {in_words(seconds)}."
-    )
+    programs = {spec.level: spec.program} | {task.spec.level: task.spec.program for task in tasks}
+    levels = ", ".join(f"{level} ({program})" for level, program in programs.items())
+    watch.say(f"QM at {levels}: {len(tasks)} calculations, estimated at {in_words(seconds)}.")
     if budget_seconds is not None and seconds > budget_seconds:
         fitting = qm.what_would_fit(tasks, budget_seconds)
         raise SettingsError(

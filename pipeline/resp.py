@@ -22,6 +22,8 @@ from pipeline.ligand import to_rdkit
 from pipeline.schema import FloatArray, IntArray, Ligand, QMRecord
 from pipeline.units import ANGSTROM_PER_BOHR, KCAL_PER_HARTREE
 
+MAX_POTENTIALS = 5
+"""conformers of a ligand, the lowest ones, to whose potentials charges are fitted together"""
 WEAK, STRONG = 0.0005, 0.001
 """hartree^2/e^2, restraint weights of the stages, per conformer's sum over points"""
 TIGHTNESS = 0.1

@@ -13,6 +13,7 @@ from pipeline.outcome import Failure
 from pipeline.qm.batch import Batch
 from pipeline.qm.budget import Budget
 from pipeline.qm.levels import spec_by_name
+from pipeline.resp import MAX_POTENTIALS
 from pipeline.schema import Conformers, Ligand, QMRecord, QMSpec, QMTask
 from pipeline.settings import Settings
 from pipeline.store import QMStore
@@ -74,14 +75,17 @@ def _why_none(ligand: Ligand, records: Sequence[Ending]) -> QMError:
 def foreseen_by(settings: Settings) -> Callable[[Ligand, str], Sequence[QMTask]] | None:
     """Foresee what the plan of two levels costs: a ligand and its key -> stand-ins for its calculations.
 
-    At most so many conformers are optimised as there will be geometries, whose single points follow. None
-    when the settings ask for no optimisation.
+    At most so many conformers are optimised as there will be geometries, whose single points and potentials
+    follow. None when the settings ask for no optimisation.
     """
     name, n_points = settings.qm.optimise_spec, settings.qm.n_points
     if name is None:
         return None
     cheap = dataclasses.replace(spec_by_name(name), driver="optimise")
     dear = spec_by_name(settings.qm.spec, settings.qm.program)
+    counts = {cheap: n_points, dear: n_points}
+    if settings.charges == "resp":
+        counts[spec_by_name("charges")] = min(n_points, MAX_POTENTIALS)
 
     def foresee(ligand: Ligand, ligand_key: str) -> Sequence[QMTask]:
         numbers = build_topology(ligand).atomic_numbers
@@ -93,8 +97,8 @@ def foreseen_by(settings: Settings) -> Callable[[Ligand, str], Sequence[QMTask]]
                 total_charge=ligand.total_charge,
                 spec=spec,
             )
-            for spec in (cheap, dear)
-            for _ in range(n_points)
+            for spec, count in counts.items()
+            for _ in range(count)
         ]
 
     return foresee

@@ -228,7 +228,20 @@ def test_optimisations_are_in_the_cost_and_the_budget(tmp_path, library):
         "24 calculations, estimated at 48 s.",
         "12 calculations, estimated at 24 s.",
     ]
-    assert "gfn2-xtb" in costs[0]
+    assert costs[0].startswith("QM at spring (spring), gfn2-xtb (tblite), b3lyp-d3bj/dzvp (pyscf): ")
+
+
+@pytest.mark.parametrize(("n_points", "n_potentials"), [(4, 4), (9, 5)])
+def test_potentials_are_foreseen(build_ligand, n_points, n_potentials):
+    """As many as there may be conformers, and no more than charges are fitted to."""
+    qm = {"n_points": n_points, "optimise_spec": "fast"}
+    foresee = foreseen_by(build_settings({"charges": "resp", "qm": qm}))
+    drivers = [task.spec.driver for task in foresee(build_ligand("CO"), "key")]
+    assert [drivers.count(driver) for driver in ("optimise", "gradient", "esp")] == [
+        n_points,
+        n_points,
+        n_potentials,
+    ]
 
 
 def test_fits_are_tabled_per_record(tmp_path, library):
