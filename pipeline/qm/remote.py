@@ -40,7 +40,8 @@ def connect(address: str) -> Client:
     try:
         from qcportal import PortalClient
     except ImportError as error:
-        raise QMError("qcportal is not installed: pip install qcportal", kind="engine") from error
+        # Later ones want a qcelemental with which psi4 1.3.2 cannot be driven.
+        raise QMError("qcportal is not installed: pip install 'qcportal<0.66'", kind="engine") from error
     client: Client = PortalClient(address)
     return client
 

@@ -111,7 +111,7 @@ def test_errors_of_the_server_are_classified() -> None:
 def test_without_qcportal_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """The way to get it is in the message."""
     monkeypatch.setitem(sys.modules, "qcportal", None)
-    with pytest.raises(QMError, match="pip install qcportal"):
+    with pytest.raises(QMError, match=r"pip install 'qcportal<0\.66'"):
         connect("http://localhost")
 
 
