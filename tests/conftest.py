@@ -1,6 +1,7 @@
 """What every test may ask for."""
 
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,10 @@ torch.set_num_threads(1)
 
 settings.register_profile("any machine", deadline=None)  # a busy machine is no error
 settings.load_profile("any machine")
+
+
+# A shell starts what runs in the background deaf to Ctrl-C, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure() -> None:

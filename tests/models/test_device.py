@@ -1,5 +1,8 @@
 """Training on another device: every tensor of it lies there, and the numbers are those of the CPU."""
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +14,6 @@ from models.network import ValenceNetwork
 from models.train import train
 from models.training_rows import prepare_rows, sage_labeller
 from pipeline.errors import SettingsError
-from tests.pretended_device import DEVICE, PretendedDevice
 from tests.training_tables import CONFIG, write_training_tables
 
 ONE_EPOCH = CONFIG.replace("epochs = 3", "epochs = 1").replace("epochs = 2", "epochs = 1")
@@ -57,14 +59,38 @@ def assert_close(ours, theirs):
         torch.testing.assert_close(theirs[name].cpu(), value, rtol=0, atol=tolerance, msg=name)
 
 
-def test_training_leaves_no_tensor_behind(tmp_path, data):
-    """On a device that only pretends: thousands of operations there, none with a tensor of the CPU."""
-    config = read_config(tmp_path / "tiny.toml")
-    gradient, weights = loss_and_gradient("cpu", config, data), weights_trained_on("cpu", tmp_path, data)
+def alone(check, *arguments):
+    """Run a check in a process of its own: torch keeps a pretended device for whatever runs after it."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(check, *arguments).result()
+
+
+def check_training(folder, data):
+    """The numbers on the device are the CPU's."""
+    from tests.pretended_device import DEVICE, PretendedDevice
+
+    config = read_config(folder / "tiny.toml")
+    gradient, weights = loss_and_gradient("cpu", config, data), weights_trained_on("cpu", folder, data)
     with PretendedDevice() as device:
         assert_close(gradient, loss_and_gradient(DEVICE, config, data))
-        assert_close(weights, weights_trained_on(DEVICE.type, tmp_path, data))
+        assert_close(weights, weights_trained_on(DEVICE.type, folder, data))
     assert device.n_operations > 1000
+
+
+def check_sums():
+    """A sum over two devices is an error, as on a GPU; a scalar may come along."""
+    from tests.pretended_device import DEVICE, PretendedDevice
+
+    with PretendedDevice():
+        there = torch.ones(2).to(DEVICE)
+        assert (there + torch.tensor(1.0)).tolist() == [2.0, 2.0]
+        with pytest.raises(AssertionError, match="stayed on the CPU"):
+            there + torch.ones(2)
+
+
+def test_training_leaves_no_tensor_behind(tmp_path, data):
+    """On a device that only pretends: thousands of operations there, none with a tensor of the CPU."""
+    alone(check_training, tmp_path, data)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
@@ -85,9 +111,5 @@ def test_side_by_side_on_another_device_is_refused(tmp_path, data):
 
 
 def test_a_tensor_left_behind_is_found():
-    """A sum over two devices is an error, as on a GPU; a scalar may come along."""
-    with PretendedDevice():
-        there = torch.ones(2).to(DEVICE)
-        assert (there + torch.tensor(1.0)).tolist() == [2.0, 2.0]
-        with pytest.raises(AssertionError, match="stayed on the CPU"):
-            there + torch.ones(2)
+    """The device does refuse what stayed on the CPU."""
+    alone(check_sums)
