@@ -1,13 +1,15 @@
 """Deliver a ligand: write its files aside, read each back, weigh it, and only then give them their name."""
 
+import contextlib
 import ctypes
 import dataclasses
 import errno
+import gc
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +191,8 @@ def deliver(
         sweep(folder)
         temporary.mkdir()
         try:
-            names = _write_and_check(parametrized, temporary, kinds, check)
+            with _collector_at_rest():
+                names = _write_and_check(parametrized, temporary, kinds, check)
             _replace(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -219,6 +222,18 @@ def sweep(folder: Path) -> None:
     for sibling in folder.parent.glob(".*.tmp"):
         if leftover.fullmatch(sibling.name):
             shutil.rmtree(sibling, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Leave what one ligand's readers leave in cycles, some ten megabytes, until afterwards."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _write_and_check(

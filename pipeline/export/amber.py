@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import pairwise
 
 import numpy as np
 from rdkit import Chem
@@ -21,6 +20,9 @@ from pipeline.units import AMBER_CHARGE_FACTOR
 
 SCEE, SCNB = 1.2, 2.0
 """Amber divides: 1/1.2 is SMIRNOFF's 0.8333333333 to 4e-11, 1/2 its 0.5."""
+
+_LINE = 80
+"""characters of a full line in prmtop"""
 
 CHARGE_DECIMALS = 7
 """5E16.8 holds charges below 100 Amber units (5.5 e) on a common grid of 1e-7 units, 5e-9 e."""
@@ -84,7 +86,7 @@ def write_inpcrd(parametrized: Parametrized) -> str:
             f"{parametrized.ligand.name}: a coordinate beyond 9999 angstrom; move it to the origin"
         )
     title = ascii_title(parametrized.ligand.name, 80) or parametrized.id
-    body = _columns([f"{x:12.7f}" for x in parametrized.coords.ravel()], 6)
+    body = _columns("%12.7f", 12, 6, parametrized.coords.ravel().tolist())
     return f"{title}\n{parametrized.topology.n_atoms:5d}\n{body}"
 
 
@@ -121,7 +123,7 @@ def _tabulate(
     split: tuple[list[tuple[int, ...]], list[tuple[int, ...]]] = ([], [])
     for row, value in zip(atoms, values, strict=True):
         heavy = hydrogens.isdisjoint(map(abs, row))
-        split[heavy].append((*(3 * atom for atom in row), types[value]))
+        split[heavy].append((*[3 * atom for atom in row], types[value]))
     return _Bonded(types=tuple(types), with_hydrogen=tuple(split[0]), without_hydrogen=tuple(split[1]))
 
 
@@ -308,25 +310,30 @@ def _born_radii(topology: Topology) -> list[float]:
 
 
 def _integers(flag: str, values: Iterable[int]) -> str:
-    return _section(flag, "10I8", [f"{value:8d}" for value in values], 10)
+    return _section(flag, "10I8", "%8d", 8, values)
 
 
 def _reals(flag: str, values: Iterable[float]) -> str:
-    return _section(flag, "5E16.8", [f"{value:16.8E}" for value in values], 5)
+    return _section(flag, "5E16.8", "%16.8E", 16, values)
 
 
 def _names(flag: str, values: Iterable[str]) -> str:
-    return _section(flag, "20a4", [f"{value:<4}" for value in values], 20)
+    return _section(flag, "20a4", "%-4s", 4, values)
 
 
-def _section(flag: str, form: str, fields: list[str], per_line: int) -> str:
-    if fields and max(map(len, fields)) > len(fields[0]):
-        raise ExportError(f"prmtop: a value in {flag} does not fit its column")
-    return f"%FLAG {flag}\n%FORMAT({form})\n{_columns(fields, per_line)}"
+def _section(flag: str, form: str, field: str, width: int, values: Iterable[object]) -> str:
+    try:
+        return f"%FLAG {flag}\n%FORMAT({form})\n{_columns(field, width, _LINE // width, values)}"
+    except ValueError as error:
+        raise ExportError(f"prmtop: a value in {flag} does not fit its column") from error
 
 
-def _columns(fields: list[str], per_line: int) -> str:
-    """Lay fields out in lines; an empty section is one empty line."""
-    bounds = [*range(0, len(fields), per_line), len(fields)]
-    lines = ["".join(fields[start:end]) for start, end in pairwise(bounds)] or [""]
+def _columns(field: str, width: int, per_line: int, values: Iterable[object]) -> str:
+    """Lay values out in lines of equal fields; an empty section is one empty line."""
+    cells = tuple(values)
+    text = field * len(cells) % cells
+    if len(text) != width * len(cells):
+        raise ValueError(f"a value wider than {width}")
+    length = width * per_line
+    lines = [text[start : start + length] for start in range(0, len(text), length)] or [""]
     return "\n".join(lines) + "\n"

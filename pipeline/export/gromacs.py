@@ -48,10 +48,11 @@ def write_top(parametrized: Parametrized) -> str:
 def write_atomtypes_itp(parametrized: Parametrized) -> str:
     """Write the `[ atomtypes ]` alone, named with the ligand's hash, so that several ligands combine."""
     types, _ = list_atom_types(parametrized.topology, parametrized.parameters)
+    prefix = hash_prefix(parametrized)
     rows = [
-        f"{_type_name(parametrized, number)} {kind.atomic_number:3d} {kind.mass:9.4f} 0.0 A "
+        f"{prefix}_{number} {kind.atomic_number:3d} {kind.mass:9.4f} 0.0 A "
         f"{_number(kind.sigma / ANGSTROM_PER_NM)} {_number(kind.epsilon * KJ_PER_KCAL)}"
-        for number, kind in enumerate(types)
+        for number, kind in enumerate(types, start=1)
     ]
     return _head(parametrized) + _section(
         "atomtypes", "name  at.num  mass  charge  ptype  sigma  epsilon", rows
@@ -122,15 +123,12 @@ def _atom_rows(parametrized: Parametrized) -> list[str]:
     types, type_of_atom = list_atom_types(parametrized.topology, parametrized.parameters)
     names = build_atom_names(parametrized.topology)
     charges = parametrized.parameters.charge.tolist()
+    prefix = hash_prefix(parametrized)
     return [
-        f"{number:5d} {_type_name(parametrized, kind)} 1 {RESIDUE} {name:<4} {number:5d} "
+        f"{number:5d} {prefix}_{kind + 1} 1 {RESIDUE} {name:<4} {number:5d} "
         f"{charge:{CHARGE_DECIMALS + 4}.{CHARGE_DECIMALS}f} {types[kind].mass:9.4f}"
         for number, (kind, name, charge) in enumerate(zip(type_of_atom, names, charges, strict=True), start=1)
     ]
-
-
-def _type_name(parametrized: Parametrized, number: int) -> str:
-    return f"{hash_prefix(parametrized)}_{number + 1}"
 
 
 def _harmonic(atoms: IntArray, rest: FloatArray, k: FloatArray) -> list[str]:
@@ -143,14 +141,15 @@ def _harmonic(atoms: IntArray, rest: FloatArray, k: FloatArray) -> list[str]:
 def _periodic(atoms: IntArray, k_rows: FloatArray, function: int) -> list[str]:
     """One line per periodicity with a force constant, the phase always zero and the constant signed."""
     return [
-        f"{_atoms(row)} {function} 0.0 {_number(k_row[column] * KJ_PER_KCAL)} {column + 1}"
-        for row, k_row in zip(atoms.tolist(), k_rows, strict=True)
-        for column in np.flatnonzero(k_row).tolist()
+        f"{_atoms(row)} {function} 0.0 {_number(k)} {periodicity}"
+        for row, k_row in zip(atoms.tolist(), (k_rows * KJ_PER_KCAL).tolist(), strict=True)
+        for periodicity, k in enumerate(k_row, start=1)
+        if k != 0.0
     ]
 
 
 def _atoms(row: Sequence[int]) -> str:
-    return " ".join(f"{atom + 1:4d}" for atom in row)
+    return " ".join([f"{atom + 1:4d}" for atom in row])
 
 
 def _number(value: float) -> str:

@@ -196,10 +196,11 @@ def _periodic(atoms: IntArray, k_rows: FloatArray) -> tuple[list[list[int]], lis
     """Atoms and coefficients, one row per periodicity with a force constant."""
     rows: list[list[int]] = []
     values: list[tuple[str, ...]] = []
-    for row, k_row in zip(atoms.tolist(), k_rows, strict=True):
-        for column in np.flatnonzero(k_row).tolist():
-            rows.append(row)
-            values.append((f"{_number(k_row[column])} 1 {column + 1}",))
+    for row, k_row in zip(atoms.tolist(), k_rows.tolist(), strict=True):
+        for periodicity, k in enumerate(k_row, start=1):
+            if k != 0.0:
+                rows.append(row)
+                values.append((f"{_number(k)} 1 {periodicity}",))
     return rows, values
 
 
@@ -209,7 +210,7 @@ def _tabulate(
     """Number the distinct coefficients and write each row as `type atom atom ...`."""
     numbers = {value: number for number, value in enumerate(dict.fromkeys(values), start=1)}
     rows = [
-        " ".join(str(number) for number in (numbers[value], *(atom + 1 for atom in row)))
+        " ".join([str(numbers[value]), *[str(atom + 1) for atom in row]])
         for row, value in zip(atoms, values, strict=True)
     ]
     return _Terms(name=name, titles=titles, types=tuple(numbers), rows=tuple(rows))

@@ -9,14 +9,13 @@ from collections.abc import Iterable
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-import numpy as np
 from rdkit import Chem
 
 from pipeline.export.atom_types import hash_prefix
 from pipeline.export.naming import build_atom_names, xml_comment
 from pipeline.export.openmm_system import COULOMB_14_SCALE, VDW_14_SCALE
 from pipeline.export.trefoils import sum_trefoils
-from pipeline.schema import FloatArray, Parametrized
+from pipeline.schema import Parametrized
 from pipeline.units import ANGSTROM_PER_NM, KJ_PER_KCAL
 
 _KJ_PER_NM2 = KJ_PER_KCAL * ANGSTROM_PER_NM**2
@@ -101,7 +100,7 @@ def _angles(parametrized: Parametrized, types: list[str]) -> Element:
 
 def _propers(parametrized: Parametrized, types: list[str]) -> Element:
     section = Element("PeriodicTorsionForce")
-    rows = zip(parametrized.topology.propers.tolist(), parametrized.parameters.proper_k, strict=True)
+    rows = zip(parametrized.topology.propers.tolist(), parametrized.parameters.proper_k.tolist(), strict=True)
     for atoms, k_row in rows:
         _append_torsion(section, "Proper", _typed(types, atoms), k_row)
     return section
@@ -112,7 +111,7 @@ def _impropers(parametrized: Parametrized, types: list[str]) -> Element:
     section = Element("PeriodicTorsionForce", ordering="smirnoff")
     k_rows = sum_trefoils(parametrized.topology, parametrized.parameters) / 3
     dihedrals = parametrized.topology.improper_dihedrals[::3].tolist()
-    for atoms, k_row in zip(dihedrals, k_rows, strict=True):
+    for atoms, k_row in zip(dihedrals, k_rows.tolist(), strict=True):
         _append_torsion(section, "Improper", _typed(types, atoms), k_row)
     return section
 
@@ -136,12 +135,12 @@ def _typed(types: list[str], atoms: Iterable[int]) -> dict[str, str]:
     return {f"type{number}": types[atom] for number, atom in enumerate(atoms, start=1)}
 
 
-def _append_torsion(section: Element, tag: str, typed: dict[str, str], k_row: FloatArray) -> None:
+def _append_torsion(section: Element, tag: str, typed: dict[str, str], k_row: list[float]) -> None:
     """Append a torsion's terms that are not zero; none: no line, since OpenMM does not ask for one."""
-    columns = np.flatnonzero(k_row).tolist()
-    if columns:
+    present = [(periodicity, k) for periodicity, k in enumerate(k_row, start=1) if k != 0.0]
+    if present:
         torsion = SubElement(section, tag, typed)
-        for number, column in enumerate(columns, start=1):
-            torsion.set(f"periodicity{number}", str(column + 1))
+        for number, (periodicity, k) in enumerate(present, start=1):
+            torsion.set(f"periodicity{number}", str(periodicity))
             torsion.set(f"phase{number}", "0.0")
-            torsion.set(f"k{number}", repr(float(k_row[column]) * KJ_PER_KCAL))
+            torsion.set(f"k{number}", repr(k * KJ_PER_KCAL))
