@@ -174,14 +174,21 @@ def _bury(wardens: set[int]) -> None:
         time.sleep(0.002)
 
 
+_PRELOADED: set[str] = set()
+
+
+def _nothing() -> None:
+    """Warm nothing up."""
+
+
 def _preload(module: str) -> None:
-    """Import our own module once in the server, so that each worker finds it loaded; and with it the modules
-    of its LOADED_LATE, which others import only when they are called.
+    """Import our own module once in the server, so that each worker finds it loaded, and warm it up where it
+    has a `warm_up`: it does in the server what would else be done first in every worker.
     """
-    if module.startswith("pipeline."):
+    if module.startswith("pipeline.") and module not in _PRELOADED:
+        _PRELOADED.add(module)
         with contextlib.suppress(ImportError):  # shows up in the worker, where it is reported
-            for late in getattr(importlib.import_module(module), "LOADED_LATE", ()):
-                importlib.import_module(late)
+            getattr(importlib.import_module(module), "warm_up", _nothing)()
     gc.freeze()  # else a worker's collector would visit, and so copy, the pages of all that is loaded
 
 

@@ -9,13 +9,16 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline import gromacs_engine, lammps_engine
 from pipeline.energies import TERMS
-from pipeline.errors import ExportError, OutputFolderError
+from pipeline.errors import ExportError, OutputFolderError, ParmflowError
 from pipeline.export.amber import write_inpcrd, write_prmtop
 from pipeline.export.gromacs import write_atomtypes_itp, write_gro, write_molecule_itp, write_top
 from pipeline.export.lammps import write_lammps_data, write_lammps_input
@@ -43,8 +46,9 @@ from pipeline.readback_gromacs import check_gro, check_top
 from pipeline.readback_lammps import check_lammps
 from pipeline.readback_leap import check_frcmod
 from pipeline.readback_openff import check_offxml_in_openff
-from pipeline.schema import Parametrized
+from pipeline.schema import Ligand, MMParameters, Parametrized
 from pipeline.settings import CheckDepth, ExportSettings
+from pipeline.topology import build_topology
 from pipeline.units import AMBER_CHARGE_FACTOR, COULOMB_CONSTANT
 from pipeline.verify import (
     DISPLACEMENTS,
@@ -58,9 +62,6 @@ from pipeline.verify import (
 )
 
 CHECK_FILE = "check.json"
-LOADED_LATE = ("scipy.io",)
-"""what OpenMM's reader of inpcrd imports when called: an eighth of a second in each child, if not before"""
-
 _AMBER_NOTE = (
     "sander and pmemd compute Coulomb energies with 18.2223^2 kcal angstrom/(mol e^2): multiply the coulomb "
     "term by amber_coulomb_ratio to compare with them; the readers here use OpenMM's constant"
@@ -216,6 +217,38 @@ def missing_programs(export: ExportSettings) -> list[str]:
     ]
 
 
+def warm_up() -> None:
+    """Deliver a made-up ligand and throw it away: readers import and cache much when they are first used.
+
+    The server of child processes does so once, that no child needs to. What fails here fails in the children
+    too, and is reported there.
+    """
+    with contextlib.suppress(ParmflowError, OSError), tempfile.TemporaryDirectory() as folder:
+        deliver(_acetamide(), Path(folder) / "ligand", ExportSettings().formats)
+
+
+def _acetamide() -> Parametrized:
+    """A small ligand with every kind of term; its numbers and its geometry are made up."""
+    smiles = "[C:1]([C:2](=[O:3])[N:4]([H:5])[H:6])([H:7])([H:8])[H:9]"
+    ligand = Ligand(name="acetamide", mapped_smiles=smiles, total_charge=0)
+    topology = build_topology(ligand)
+    n_atoms, n_bonds, n_angles = topology.n_atoms, len(topology.bonds), len(topology.angles)
+    parameters = MMParameters(
+        bond_k=np.full(n_bonds, 700.0),
+        bond_length=np.full(n_bonds, 1.2),
+        angle_k=np.full(n_angles, 100.0),
+        angle_theta=np.full(n_angles, 2.0),
+        proper_k=np.full((len(topology.propers), 6), 0.1),
+        improper_k=np.full((len(topology.impropers), 2), 0.1),
+        charge=np.zeros(n_atoms),
+        sigma=np.full(n_atoms, 3.0),
+        epsilon=np.full(n_atoms, 0.1),
+    )
+    turn = np.arange(n_atoms, dtype=np.float64)
+    helix = np.column_stack([1.5 * np.cos(turn), 1.5 * np.sin(turn), 0.7 * turn])
+    return Parametrized(id="acetamide", ligand=ligand, topology=topology, parameters=parameters, coords=helix)
+
+
 def sweep(folder: Path) -> None:
     """Remove what an interrupted delivery of this folder left beside it."""
     leftover = re.compile(rf"\.{re.escape(folder.name)}\.\d+\.tmp")
@@ -226,7 +259,7 @@ def sweep(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _collector_at_rest() -> Iterator[None]:
-    """Leave what one ligand's readers leave in cycles, some ten megabytes, until afterwards."""
+    """Leave what one ligand's readers leave in cycles, a few megabytes, until afterwards."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -4,8 +4,11 @@ import errno
 import json
 import multiprocessing
 import os
+import pickle
 import resource
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +42,23 @@ def test_a_delivery_holds_the_named_files(parametrized, tmp_path):
     names = deliver(parametrized, folder, FORMATS)
     assert set(names) == ALL == _listing(folder)
     assert _listing(folder.parent) == {parametrized.id}
+
+
+def test_what_is_warmed_up_is_delivered_without_another_import(parametrized, tmp_path):
+    """The sample of the warm-up is delivered itself; afterwards a child finds every module loaded."""
+    deliver(pipeline.deliver._acetamide(), tmp_path / "sample", FORMATS)
+    (tmp_path / "ligand.pkl").write_bytes(pickle.dumps(parametrized))
+    program = (
+        "import pickle, sys; from pathlib import Path; from pipeline.deliver import deliver, warm_up; "
+        "folder = Path(sys.argv[1]); ligand = pickle.loads((folder / 'ligand.pkl').read_bytes()); "
+        "warm_up(); before = set(sys.modules); deliver(ligand, folder / 'x', sys.argv[2:]); "
+        "print(sorted(set(sys.modules) - before))"
+    )
+    arguments = [sys.executable, "-c", program, str(tmp_path), *FORMATS]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    answer = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment)
+    assert answer.stdout == "[]\n"
+    assert _listing(tmp_path) == {"sample", "ligand.pkl", "x"}
 
 
 def test_only_asked_formats_are_written(parametrized, tmp_path):
