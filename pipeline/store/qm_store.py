@@ -122,7 +122,7 @@ class QMStore:
             f"FROM {_FROM} WHERE {condition} ORDER BY results.number LIMIT {_MANY}",
             **values,
         )
-        return {number: (tuple(row), content_hash, flags or "") for number, *row, content_hash, flags in rows}
+        return {row[0]: (row[1:-2], row[-2], row[-1] or "") for row in rows}
 
     def put(self, record: QMRecord, composition: Composition | None = None) -> bool:
         """Keep a record for good; False when its task is already there (the first one stays)."""
