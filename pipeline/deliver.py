@@ -47,7 +47,7 @@ from pipeline.readback_lammps import check_lammps
 from pipeline.readback_leap import check_frcmod
 from pipeline.readback_openff import check_offxml_in_openff
 from pipeline.schema import Ligand, MMParameters, Parametrized
-from pipeline.settings import CheckDepth, ExportSettings
+from pipeline.settings import CLASS2_LACKS, CheckDepth, ExportSettings
 from pipeline.topology import build_topology
 from pipeline.units import AMBER_CHARGE_FACTOR, COULOMB_CONSTANT
 from pipeline.verify import (
@@ -292,7 +292,8 @@ def _write(kind: FileKind, parametrized: Parametrized, folder: Path) -> str:
     if kind.needs_coords and parametrized.coords is None:
         return "the ligand has no coordinates"
     if parametrized.parameters.cross is not None and not kind.holds_cross:
-        return "the format has no anharmonic or coupled terms, which this class II force field has"
+        lacking = CLASS2_LACKS.get(kind.format, "bond-bond")
+        return f"{kind.name}: the format has no {lacking} term, which this class II force field has"
     try:
         text = kind.write(parametrized)
     except ExportError as error:

@@ -24,6 +24,14 @@ Form = Literal["class1", "class2"]
 CLASS2_FORMATS = ("openmm", "lammps")
 """formats that hold what class II adds"""
 
+CLASS2_LACKS = {
+    "offxml": "cubic bond",
+    "offxml-constrained": "cubic bond",
+    "amber": "cubic bond",
+    "gromacs": "quartic bond",
+}
+"""the first term of class II that each of the other formats lacks"""
+
 SUPPORTED_ELEMENTS = ("H", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I")
 
 
@@ -186,7 +194,7 @@ class Settings(_Settings):
         refused = [name for name in chosen if name not in CLASS2_FORMATS]
         if self.form == "class2" and refused:
             raise ValueError(
-                f"form class2 has anharmonic and coupled terms, which {', '.join(refused)} cannot hold; "
+                f"form class2: {'; '.join(f'{name} has no {CLASS2_LACKS[name]} term' for name in refused)}; "
                 f"ask for {', '.join(CLASS2_FORMATS)} or leave the formats to us"
             )
         return self

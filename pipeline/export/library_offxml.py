@@ -51,7 +51,7 @@ def write_library_offxml(parametrized: Sequence[Parametrized], *, constraints: b
     Raises ExportError for two ligands that SMARTS cannot tell apart and whose parameters differ.
     """
     if any(one.parameters.cross is not None for one in parametrized):
-        raise ExportError("SMIRNOFF has no couplings: a class II force field has no OFFXML")
+        raise ExportError("SMIRNOFF has no cubic bond term: a class II force field has no OFFXML")
     plain, special = _distinct(parametrized)
     sections = [build_constraints()] if constraints else []
     if plain:

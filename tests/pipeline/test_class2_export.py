@@ -108,6 +108,9 @@ def test_what_can_hold_it_is_delivered_and_the_rest_says_why(class2, tmp_path):
     check = json.loads((tmp_path / "x" / CHECK_FILE).read_text())
     assert {"ligand.offxml", "ligand.prmtop", "ligand.top"} <= check["left_out"].keys()
     assert all("class II" in reason for reason in check["left_out"].values())
+    for name, lacking in (("prmtop", "cubic bond"), ("offxml", "cubic bond"), ("top", "quartic bond")):
+        assert f"has no {lacking} term" in check["left_out"][f"ligand.{name}"]
+    assert "has no bond-bond term" in check["left_out"]["openmm_forcefield.xml"]
     assert check["reference"][1]["cross"] != 0.0
     assert check["largest_difference"]["cross"] < 1e-9
 
@@ -147,7 +150,7 @@ def test_impossible_couplings_are_refused(value, class2):
 
 def test_formats_asked_for_by_name_that_cannot_hold_it_are_a_settings_error():
     """Amber by name with class2 is refused at once; the default list, and OpenMM, are not."""
-    with pytest.raises(SettingsError, match="amber cannot hold"):
+    with pytest.raises(SettingsError, match="amber has no cubic bond term"):
         build_settings({"form": "class2", "export": {"formats": ["openmm", "amber"]}})
     assert build_settings({"form": "class2"}).export.formats == build_settings({}).export.formats
     assert build_settings({"form": "class2", "export": {"formats": ["openmm", "lammps"]}}).form == "class2"
