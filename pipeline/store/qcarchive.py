@@ -18,7 +18,7 @@ def open_client(server: str = SERVER) -> Any:
     if find_spec("qcportal") is None:
         raise StoreError(
             "qcportal is not installed: where it is, write the records as JSON, one per line, and import "
-            "that file; or `pip install qcportal`",
+            "that file; or `pip install 'qcportal<0.66'`",
             kind="import",
         )
     portal = import_module("qcportal")
