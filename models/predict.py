@@ -50,9 +50,8 @@ class Predictor:
         each_charge = self.model.charges.each(batch)
         charges = made_exact(each_charge.mean(dim=0), batch).split(sizes)
         means = split_valence(mean_parameters(members), topologies)
-        confidences = self._confidences(
-            graphs, [split_valence(one, topologies) for one in members], each_charge.split(sizes, dim=1)
-        )
+        each_valence = [split_valence(one, topologies) for one in members]
+        confidences = self._confidences(ligands, graphs, each_valence, each_charge.split(sizes, dim=1))
         parameters = [
             straighten(assemble(part, charge, assign_vdw(ligand)), topology, linear_centres(to_rdkit(ligand)))
             for part, charge, (ligand, topology) in zip(means, charges, ligands, strict=True)
@@ -61,6 +60,7 @@ class Predictor:
 
     def _confidences(
         self,
+        ligands: Sequence[tuple[Ligand, Topology]],
         graphs: Sequence[MolecularGraph],
         members: Sequence[Sequence[ValenceParameters]],
         charges: Sequence[Tensor],
@@ -69,8 +69,10 @@ class Predictor:
         domain = self.model.domain
         if domain is None:
             return [None] * len(graphs)
-        by_ligand = zip(graphs, zip(*members, strict=True), charges, strict=True)
-        return [domain.assess(graph, spread_of(own, charge)) for graph, own, charge in by_ligand]
+        by_ligand = zip(ligands, graphs, zip(*members, strict=True), charges, strict=True)
+        return [
+            domain.assess(graph, spread_of(own, charge, *ligand)) for ligand, graph, own, charge in by_ligand
+        ]
 
     @torch.no_grad()
     def predict_charges(self, batch: GraphBatch) -> Tensor:

@@ -13,7 +13,7 @@ from models.weights import Model, load_model_folder, save_model
 
 def recompute_domain(folder: Path, data: Path) -> Model:
     """The weights in the folder with today's rules about their domain; SettingsError as for training."""
-    model = load_model_folder(folder)
+    model = load_model_folder(folder, with_domain=False)
     return save_model(replace(model, domain=domain_of(model, data)), folder)
 
 

@@ -74,10 +74,11 @@ def domain_of(model: Model, data: Path) -> Domain:
     spreads = []
     for example in {example.key: example for example in dev}.values():
         batch, indices = build_batch([(example.ligand, example.topology)])
-        spreads.append(spread_of(valence.each(batch, indices), charges.each(batch)))
+        members, each_charge = valence.each(batch, indices), charges.each(batch)
+        spreads.append(spread_of(members, each_charge, example.ligand, example.topology))
     return Domain.of_training(
         [example.graph for example in known],
-        limit=float(np.quantile([spread.total for spread in spreads], USUAL)),
+        torsion_limit=float(np.quantile([spread.total for spread in spreads], USUAL)),
         charge_limit=float(np.quantile([spread.total_charge for spread in spreads], USUAL)),
     )
 

@@ -101,8 +101,8 @@ def load_model(name: str) -> Model:
     raise SettingsError(f"no model {name!r}; shipped: {', '.join(known) or 'none'}, or give a folder")
 
 
-def load_model_folder(folder: Path) -> Model:
-    """Load and check one version's folder."""
+def load_model_folder(folder: Path, *, with_domain: bool = True) -> Model:
+    """Load and check one version's folder, with or without what is recorded of its domain."""
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text())
@@ -124,7 +124,7 @@ def load_model_folder(folder: Path) -> Model:
             _load_checked(network, folder / f"{part}.safetensors", manifest["sha256"])
             network.double().eval()
         domain = None
-        if DOMAIN_FILE in manifest["sha256"]:
+        if with_domain and DOMAIN_FILE in manifest["sha256"]:
             _check_hash(folder / DOMAIN_FILE, manifest["sha256"])
             domain = read_domain(folder / DOMAIN_FILE)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

@@ -34,10 +34,15 @@ def members_of(smiles, build_ligand, n=3):
     return ensemble(n).each(batch, indices)
 
 
+def spread_about(smiles, build_ligand, members, charges=SAME):
+    ligand = build_ligand(smiles)
+    return spread_of(members, charges, ligand, build_topology(ligand))
+
+
 def test_a_single_network_agrees_with_itself(build_ligand):
     """One member: no spread in any row, and the mean is that member."""
     (member,) = members_of("CC(=O)NC", build_ligand, n=1)
-    spread = spread_of([member], SAME)
+    spread = spread_about("CC(=O)NC", build_ligand, [member])
     assert spread.total == 0
     assert not spread.bond.any()
     mean = mean_parameters([member])
@@ -68,8 +73,21 @@ def test_spread_of_a_series_is_its_standard_deviation_over_a_turn(build_ligand):
     shifted = member.proper_k.clone()
     shifted[0, 2] += 0.6
     other = dataclasses.replace(member, proper_k=shifted)
-    assert spread_of([member, other], SAME).proper[0] == pytest.approx(0.3 / math.sqrt(2))
-    assert spread_of([member, other], SAME).total == pytest.approx(0.3 / math.sqrt(2))
+    spread = spread_about("CC", build_ligand, [member, other])
+    assert spread.proper[0] == pytest.approx(0.3 / math.sqrt(2))
+    assert spread.total == pytest.approx(0.3 / math.sqrt(2))
+
+
+def test_disagreement_adds_up_about_a_bond(build_ligand):
+    """Ethane's nine dihedrals turn together: nine times d apart, not three; with one rotor sqrt(2) more."""
+    (member,) = members_of("CC", build_ligand, n=1)
+    other = dataclasses.replace(member, proper_k=member.proper_k + torch.eye(6)[2] * 0.6)
+    assert spread_about("CC", build_ligand, [member, other]).total == pytest.approx(9 * 0.3 / math.sqrt(2))
+    (member,) = members_of("CCCC", build_ligand, n=1)
+    other = dataclasses.replace(member, proper_k=member.proper_k + torch.eye(6)[2] * 0.6)
+    three_bonds = 9 * 0.3 / math.sqrt(2) * math.sqrt(3)
+    found = spread_about("CCCC", build_ligand, [member, other]).total
+    assert found == pytest.approx(three_bonds * math.sqrt(2))
 
 
 def test_environments_follow_the_atoms(build_ligand):
@@ -85,8 +103,8 @@ def test_environments_follow_the_atoms(build_ligand):
 def test_an_unknown_environment_is_flagged_and_named(build_ligand):
     """Trained on alcohols, a thiol's sulfur and its neighbours are unknown; an alcohol is inside."""
     graphs = [build_graph(build_ligand(s)) for s in ("CCO", "CCO", "CCCO")]
-    domain = Domain.of_training(graphs, limit=1.0, charge_limit=0.1)
-    no_spread = spread_of(members_of("CCO", build_ligand, n=1), SAME)
+    domain = Domain.of_training(graphs, torsion_limit=1.0, charge_limit=0.1)
+    no_spread = spread_about("CCO", build_ligand, members_of("CCO", build_ligand, n=1))
     inside = domain.assess(build_graph(build_ligand("CCO")), no_spread)
     assert inside.doubt == ""
     outside = domain.assess(build_graph(build_ligand("CCS")), no_spread)
@@ -115,31 +133,30 @@ def test_a_charge_without_a_known_seat_is_flagged(build_ligand, smiles, sign, is
     training molecule had have none; the drawn resonance form does not matter.
     """
     graphs = [build_graph(build_ligand(s)) for s in (*SEATS, *NEUTRAL)]
-    domain = Domain.of_training(graphs, limit=1.0, charge_limit=0.1)
+    domain = Domain.of_training(graphs, torsion_limit=1.0, charge_limit=0.1)
     graph = build_graph(build_ligand(smiles))
     assert charge_sign(graph) == sign
-    doubt = domain.assess(graph, spread_of(members_of(smiles, build_ligand, n=1), SAME)).doubt
+    no_spread = spread_about(smiles, build_ligand, members_of(smiles, build_ligand, n=1))
+    doubt = domain.assess(graph, no_spread).doubt
     assert ("no surroundings that seat a" not in doubt) == is_seated
 
 
-def test_a_domain_of_an_older_model_is_read(tmp_path):
-    """Without seats: they are not asked for; written again they stay unknown."""
+def test_a_domain_of_older_rules_says_how_it_is_renewed(tmp_path):
+    """Its limit was one of another scalar: not taken for ours."""
     path = tmp_path / "domain.json"
     path.write_text('{"environments": ["6.4.3()"], "limit": 1.0, "charge_limit": 0.1}')
-    domain = read_domain(path)
-    assert (domain.positive_seats, domain.negative_seats) == (None, None)
-    path.write_text(domain.to_json())
-    assert read_domain(path) == domain
+    with pytest.raises(SettingsError, match="recompute_domain"):
+        read_domain(path)
 
 
 def test_disagreement_beyond_the_usual_is_flagged(build_ligand):
     """The same ligand inside at a generous limit and outside at a tight one, with both numbers said."""
     graph = build_graph(build_ligand("CC(=O)NC"))
-    spread = spread_of(members_of("CC(=O)NC", build_ligand), SAME)
+    spread = spread_about("CC(=O)NC", build_ligand, members_of("CC(=O)NC", build_ligand))
     assert spread.total > 0
-    usual = Domain.of_training([graph, graph], limit=2 * spread.total, charge_limit=0.1)
+    usual = Domain.of_training([graph, graph], torsion_limit=2 * spread.total, charge_limit=0.1)
     assert usual.assess(graph, spread).doubt == ""
-    tight = dataclasses.replace(usual, limit=spread.total / 2).assess(graph, spread)
+    tight = dataclasses.replace(usual, torsion_limit=spread.total / 2).assess(graph, spread)
     assert f"{spread.total:.2f}" in tight.doubt
 
 
@@ -147,10 +164,10 @@ def test_disagreement_about_charges_is_flagged(build_ligand):
     """Two members 0.2 e apart on one of three atoms: 0.1 e there, 0.1 / sqrt(3) for the ligand by hand."""
     graph = build_graph(build_ligand("CC(=O)NC"))
     apart = torch.tensor([[0.5, -0.2, -0.3], [0.3, -0.2, -0.3]], dtype=torch.float64)
-    spread = spread_of(members_of("CC(=O)NC", build_ligand, n=1), apart)
+    spread = spread_about("CC(=O)NC", build_ligand, members_of("CC(=O)NC", build_ligand, n=1), apart)
     np.testing.assert_allclose(spread.charge, [0.1, 0.0, 0.0], atol=1e-15)
     assert spread.total_charge == pytest.approx(0.1 / math.sqrt(3))
-    usual = Domain.of_training([graph, graph], limit=1.0, charge_limit=0.06)
+    usual = Domain.of_training([graph, graph], torsion_limit=1.0, charge_limit=0.06)
     assert usual.assess(graph, spread).doubt == ""
     assert "0.058 e" in dataclasses.replace(usual, charge_limit=0.05).assess(graph, spread).doubt
 
@@ -165,7 +182,7 @@ def shipped(tmp_path, build_ligand) -> Model:
         charges=ChargeEnsemble([ChargeNetwork(16, 2), ChargeNetwork(16, 2)]),
         valence=ensemble(2),
         sizes={"charges": size, "valence": size},
-        domain=Domain.of_training(graphs, limit=0.5, charge_limit=0.1),
+        domain=Domain.of_training(graphs, torsion_limit=0.5, charge_limit=0.1),
     )
     return save_model(model, tmp_path)
 

@@ -66,7 +66,9 @@ def test_looking_again_at_finished_weights_changes_nothing(tmp_path, data):
     folder = tmp_path / "run" / "tiny" / "0.1"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     model = load_model_folder(folder)
-    save_model(dataclasses.replace(model, domain=dataclasses.replace(model.domain, limit=99.0)), folder)
+    save_model(
+        dataclasses.replace(model, domain=dataclasses.replace(model.domain, torsion_limit=99.0)), folder
+    )
     assert (folder / "domain.json").read_bytes() != before["domain.json"]
     recompute_domain(folder, data)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
