@@ -143,7 +143,7 @@ class Domain:
         """Judge one ligand: its atoms' surroundings and the disagreement about it."""
         names = environments(graph)
         unknown = [i + 1 for i, name in enumerate(names) if name not in self.environments]
-        doubts = []
+        doubts, charge_doubts = [], []
         if unknown:
             atoms = ", ".join(map(str, unknown[:MAX_NAMED])) + (", ..." if len(unknown) > MAX_NAMED else "")
             doubts.append(f"surroundings of atoms {atoms} were not in the training")
@@ -151,14 +151,16 @@ class Domain:
         seats = self.positive_seats if sign > 0 else self.negative_seats
         if sign and seats.isdisjoint(names):
             kind = "positive" if sign > 0 else "negative"
-            doubts.append(f"no surroundings that seat a {kind} charge in the training, but such a charge")
+            charge_doubts.append(
+                f"no surroundings that seat a {kind} charge in the training, but such a charge"
+            )
         if spread.total > self.torsion_limit:
             doubts.append(
                 f"the networks disagree by {spread.total:.2f} kcal/mol, summed over torsions "
                 f"(usual: below {self.torsion_limit:.2f})"
             )
         if spread.total_charge > self.charge_limit:
-            doubts.append(
+            charge_doubts.append(
                 f"the networks disagree by {spread.total_charge:.3f} e about charges "
                 f"(usual: below {self.charge_limit:.3f})"
             )
@@ -166,6 +168,7 @@ class Domain:
             uncertainty=spread.total,
             limit=self.torsion_limit,
             doubt="; ".join(doubts),
+            charge_doubt="; ".join(charge_doubts),
             bond=spread.bond,
             angle=spread.angle,
             proper=spread.proper,

@@ -120,8 +120,8 @@ def fine_tune(
 def _finished(fit: LigandFit, reference: Reference, shipped: MMParameters) -> LigandFit:
     """Shipped parameters as they are, with the model's confidence; tuned ones straight at linear centres."""
     if fit.kept == "shipped":
-        charge = shipped.charge if reference.charges is None else reference.charges
-        return dataclasses.replace(fit, parameters=dataclasses.replace(shipped, charge=charge))
+        beside = shipped if reference.charges is None else shipped.with_charges(reference.charges)
+        return dataclasses.replace(fit, parameters=beside)
     centres = linear_centres(to_rdkit(reference.ligand))
     return dataclasses.replace(fit, parameters=straighten(fit.parameters, reference.topology, centres))
 

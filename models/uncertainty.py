@@ -47,7 +47,7 @@ def error_against_uncertainty(
         if confidence is not None and len(counted):
             uncertainty.append(confidence.uncertainty)
             error.append(float(counted.mean()))
-            flagged.append(bool(confidence.doubt))
+            flagged.append(bool(confidence.doubts))
     if len(error) < N_GROUPS:
         return None
     x, y, out = np.array(uncertainty), np.array(error), np.array(flagged)

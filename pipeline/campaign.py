@@ -383,4 +383,7 @@ def deliver_record(
     )
     if isinstance(problem, Failure):
         return problem
-    return Delivered(folder=folder, doubt=parameters.confidence.doubt if parameters.confidence else "")
+    sure = parameters.confidence
+    if sure is not None and prepared.charges is not None:
+        sure = sure.without_charges()
+    return Delivered(folder=folder, doubt=sure.doubts if sure else "")

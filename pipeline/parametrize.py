@@ -120,7 +120,7 @@ class StraightLine:
             build_topology(prepared.canonical), parameters, np.array(prepared.order)
         )
         if prepared.charges is not None:
-            restored = replace(restored, charge=prepared.charges)
+            restored = restored.with_charges(prepared.charges)
         parametrized = Parametrized(
             id=folder.name,
             ligand=prepared.ligand,

@@ -291,6 +291,8 @@ class Confidence:
     """what is usual: 95 % of the molecules that the model was judged on are below"""
     doubt: str
     """why the ligand is outside the model's domain, in a sentence; empty inside"""
+    charge_doubt: str = ""
+    """the same of its charges, which does not count where charges come from elsewhere"""
     bond: FloatArray
     """(n_bonds,): what the scatter of the rest length costs, k/2 var(l)"""
     angle: FloatArray
@@ -306,6 +308,15 @@ class Confidence:
         """Check shapes and make the arrays read-only."""
         for name in ("bond", "angle", "proper", "improper", "charge"):
             _freeze(self, name, np.float64, (None,))
+
+    @property
+    def doubts(self) -> str:
+        """All doubts; empty where there is none."""
+        return "; ".join(filter(None, (self.doubt, self.charge_doubt)))
+
+    def without_charges(self) -> "Confidence":
+        """The same about the other terms, where the charges are not the model's."""
+        return dataclasses.replace(self, charge_doubt="", charge=np.zeros_like(self.charge))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -349,6 +360,11 @@ class MMParameters:
             _freeze(self, name, np.float64, (None,))
         _freeze(self, "proper_k", np.float64, (None, N_PROPER_PERIODICITIES))
         _freeze(self, "improper_k", np.float64, (None, N_IMPROPER_PERIODICITIES))
+
+    def with_charges(self, charge: FloatArray) -> "MMParameters":
+        """The same beside charges (n_atoms,) from elsewhere, of which the model's confidence says nothing."""
+        sure = self.confidence and self.confidence.without_charges()
+        return dataclasses.replace(self, charge=charge, confidence=sure)
 
 
 CLASS1_FIELDS = tuple(

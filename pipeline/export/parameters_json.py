@@ -100,7 +100,7 @@ def _confidence(confidence: Confidence | None) -> dict[str, Any] | None:
     return {
         "uncertainty": confidence.uncertainty,
         "limit": confidence.limit,
-        "doubt": confidence.doubt,
+        "doubt": confidence.doubts,
         **rows,
     }
 

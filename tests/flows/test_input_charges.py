@@ -159,3 +159,17 @@ def test_refine_says_that_it_cannot(tmp_path, model_folder):
     result = CliRunner().invoke(app, [str(a) for a in [*arguments, "--model", model_folder]])
     assert result.exit_code == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_doubts_about_the_models_charges_do_not_count_beside_other_charges(assign):
+    """Pyrylium, for whose charge the training showed no place: said, but not where the charges are given."""
+    pyrylium = molecule("C1=CC=[O+]C=C1", [1 / 11] * 11, "pyrylium")
+    result, (row,), _ = assign([pyrylium], "--model", "default")
+    assert result.exit_code == 0, result.output
+    assert "seat a positive charge" in row["message"]
+    result, (row,), out = assign([pyrylium], "--model", "default", "--charges", "input")
+    assert result.exit_code == 0, result.output
+    assert "charge" not in row["message"]
+    confidence = json.loads((out / row["folder"] / "parameters.json").read_text())["confidence"]
+    assert "charge" not in confidence["doubt"]
+    assert not any(confidence["charges"])

@@ -137,7 +137,7 @@ def test_a_charge_without_a_known_seat_is_flagged(build_ligand, smiles, sign, is
     graph = build_graph(build_ligand(smiles))
     assert charge_sign(graph) == sign
     no_spread = spread_about(smiles, build_ligand, members_of(smiles, build_ligand, n=1))
-    doubt = domain.assess(graph, no_spread).doubt
+    doubt = domain.assess(graph, no_spread).charge_doubt
     assert ("no surroundings that seat a" not in doubt) == is_seated
 
 
@@ -169,7 +169,7 @@ def test_disagreement_about_charges_is_flagged(build_ligand):
     assert spread.total_charge == pytest.approx(0.1 / math.sqrt(3))
     usual = Domain.of_training([graph, graph], torsion_limit=1.0, charge_limit=0.06)
     assert usual.assess(graph, spread).doubt == ""
-    assert "0.058 e" in dataclasses.replace(usual, charge_limit=0.05).assess(graph, spread).doubt
+    assert "0.058 e" in dataclasses.replace(usual, charge_limit=0.05).assess(graph, spread).charge_doubt
 
 
 def shipped(tmp_path, build_ligand) -> Model:
