@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -93,7 +94,6 @@ class Calibration:
     def __init__(self, timings: Sequence[Timing]) -> None:
         """Begin with a history, the latest first."""
         self._timings: dict[tuple[str, ...], list[Timing]] = {}
-        self._probe: float | None = None
         for timing in reversed(timings):
             self.learn(timing)
 
@@ -118,9 +118,7 @@ class Calibration:
             if len(alike) >= _FEWEST:
                 alike = sorted(alike, key=lambda t: abs(math.log(t.predicted_seconds / predicted)))[:_ALIKE]
                 return statistics.median(t.seconds / t.predicted_seconds for t in alike)
-        if self._probe is None:
-            self._probe = probe_speed()
-        return self._probe
+        return probe_speed()
 
     def batch_seconds(self, tasks: Sequence[QMTask], n_cores: int) -> float:
         """Wall time of a batch on so many cores here."""
@@ -154,8 +152,12 @@ def what_would_fit(
     return ""
 
 
+@cache
 def probe_speed() -> float:
-    """Time a small piece of work like a DFT grid's: CPU seconds here over those on the machine of the fit."""
+    """Time a small piece of work like a DFT grid's: CPU seconds here over those on the machine of the fit.
+
+    Once per process, so that the same question has the same answer.
+    """
     points = np.linspace(0.1, 4.0, 4000)
     exponents = np.linspace(0.1, 10.0, 60)
     times = []
