@@ -4,7 +4,8 @@ All have the same rows (SHARE of every source, at random), the same steps of tra
 and are scored on dev: torsion drives (mean energy and gradient RMSE) and MINIMA molecules relaxed. They are
 small: differences say which way an ingredient works and roughly how much, not how good the shipped model is.
 
-    PARMFLOW_DATA=... CONFIG=models/configs/third.toml SHARE=0.12 MINIMA=60 python -m benchmarks ablation
+    PARMFLOW_DATA=... SHARE=0.12 MINIMA=60 python -m benchmarks ablation
+    CONFIG=FILE          another training configuration
     VARIANTS="all,without rounds" OUT=folder    only these; checkpoints and figures are kept there
 """
 
@@ -20,7 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.tables import DATA, HOW
+from benchmarks.tables import CONFIG, DATA, HOW
 from models.charges import ChargeEnsemble
 from models.config import Rounds, TrainConfig, read_config
 from models.dataset import QMExample
@@ -38,7 +39,6 @@ from pipeline.settings import Form
 
 VISITS_PER_ROW = 0.25
 """about what the shipped recipe has per round"""
-CONFIG = "models/configs/third.toml"
 TRAIN_SPLIT = "train.parquet"
 
 

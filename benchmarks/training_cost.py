@@ -16,17 +16,15 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-import models
-from benchmarks.tables import DATA, HOW
+from benchmarks.tables import CONFIG, DATA, HOW
 from models.config import read_config
 from models.network import ValenceNetwork
 from models.optimise import run_stage
 from models.train_valence import qm_stage
 from models.training_rows import prepare_rows, sage_labeller
-from models.weights import DEFAULT, load_model
+from models.weights import load_model
 
 TABLE = Path("qm") / "train.parquet"
-CONFIG = Path(models.__file__).parent / "configs" / f"{DEFAULT}.toml"
 PARTS = (4, 2, 1)
 GB = 1e9
 
