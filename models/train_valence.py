@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -168,21 +167,20 @@ class _Crew:
         prior: Labeller,
     ) -> list[TrainingRow]:
         """Rows of what the members' mean visits; the tables stay in the folder."""
-        stage = self.config.valence
+        stage, seed = self.config.valence, _seed_of(step, self.config)
         minima = pd.concat([_minima_of(table) for table in tables])
-        chosen = minima.sample(n=min(step.n_visits, len(minima)), random_state=_seed_of(step, self.config))
-        folders = [self.folder / f"{step.name}-visits" / str(part) for part in range(stage.processes)]
+        chosen = minima.sample(n=min(step.n_visits, len(minima)), random_state=seed)
+        starts = range(0, len(chosen), VISITED_TOGETHER)
+        home = self.folder / f"{step.name}-visits"
+        folders = [home / str(start) for start in starts]
         predictor = predictor_of(self.charges, ensemble, step.form)
 
         def visit_part(part: int) -> Path:
-            path = folders[part] / "visited.parquet"
+            path, start = folders[part] / "visited.parquet", starts[part]
             if not path.exists():
-                mine = chosen.iloc[part :: stage.processes]
-                made: list[dict[str, Any]] = []
-                for start in range(0, len(mine), VISITED_TOGETHER):
-                    examples, _ = examples_of(mine.iloc[start : start + VISITED_TOGETHER])
-                    made += visit(examples, predictor, cheap, seed=_seed_of(step, self.config) + start)
-                pd.DataFrame(made).to_parquet(path.with_suffix(".new"))
+                examples, _ = examples_of(chosen.iloc[start : start + VISITED_TOGETHER])
+                rows = list(visit(examples, predictor, cheap, seed=seed + start))
+                pd.DataFrame(rows).to_parquet(path.with_suffix(".new"))
                 path.with_suffix(".new").replace(path)
             return path
 

@@ -48,7 +48,7 @@ def prepare_rows(
     rows = [prepare_row(example, charges, config, prior) for example in examples]
     kept = [row for row in rows if row is not None]
     n_points = sum(row.n_points for row in kept)
-    names = ", ".join(path.name for path in paths)
+    names = ", ".join(dict.fromkeys(path.name for path in paths))
     n_prior = sum(row.prior is not None for row in kept)
     report(
         f"{names}: {len(kept)} rows, {n_points} points ({left_out} rows with elements outside the model, "

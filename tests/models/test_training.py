@@ -119,6 +119,21 @@ def test_a_training_stopped_between_visits_goes_on_to_the_same_weights(tmp_path,
         assert one.read_bytes() == other.read_bytes(), name
 
 
+def test_the_number_of_processes_changes_no_weight(tmp_path, with_minima, monkeypatch):
+    """Two networks and visits in batches of two, by one process and by two: every file byte for byte."""
+    monkeypatch.setattr("models.train_valence.VISITED_TOGETHER", 2)
+    config, folders = tmp_path / "tiny.toml", []
+    for processes in (1, 2):
+        config.write_text(CONFIG.replace("[valence]", f"[valence]\nprocesses = {processes}") + ROUNDS)
+        run = tmp_path / str(processes)
+        train(config, with_minima, run, cheap=spring, report=silent)
+        assert len(list(run.glob("checkpoints/round-2-visits/*/visited.parquet"))) == 3
+        folders.append(run / "tiny" / "0.1")
+    one, two = folders
+    for path in one.glob("*.safetensors"):
+        assert path.read_bytes() == (two / path.name).read_bytes(), path.name
+
+
 def test_rounds_without_a_cheap_level_are_refused(tmp_path, data):
     """Nothing is trained and no folder is made when nobody can be asked."""
     (tmp_path / "tiny.toml").write_text(CONFIG + ROUNDS)
