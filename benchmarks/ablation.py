@@ -25,14 +25,14 @@ from benchmarks.tables import CONFIG, DATA, HOW
 from models.charges import ChargeEnsemble
 from models.config import Rounds, TrainConfig, read_config
 from models.dataset import QMExample
-from models.dev_score import predictor_of, read_dev_minima, score_torsions
+from models.evaluation.relaxed import class1_relaxer, evaluate_relaxed, summarise_relaxed
 from models.gnn import Backend
 from models.graph import GraphBatch
 from models.loss import TrainingRow
 from models.network import ValenceEnsemble
-from models.relaxed import class1_relaxer, evaluate_relaxed, summarise_relaxed
-from models.train_valence import DEV_TABLE, Trained, train_valence
-from models.training_rows import prepare_rows
+from models.training.dev_score import predictor_of, read_dev_minima, score_torsions
+from models.training.rows import prepare_rows
+from models.training.train_valence import DEV_TABLE, Trained, train_valence
 from models.weights import load_model
 from pipeline.qm.surface import Gfn2Surface
 from pipeline.settings import Form

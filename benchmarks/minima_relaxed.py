@@ -1,10 +1,10 @@
 """Our Sage 2.2.1 against the published ddE of the same records, and the speed of the minimiser.
 
-ddE_i = (E_MM,i - E_MM,0) - (E_QM,i - E_QM,0), 0 the lowest QM conformer (see models.relaxed). Two things keep
-the published figures and ours apart, and neither is the reader of the force field (measured with AM1 charges
-of every conformer, and with OpenMM's minimiser): AM1-BCC charges depend on the conformer that they are made
-from (ours: the QM minimum), and the published run stops OpenMM's minimiser at its default tolerance, at which
-a quarter of the heavy-atom RMSD is still to come.
+ddE_i = (E_MM,i - E_MM,0) - (E_QM,i - E_QM,0), 0 the lowest QM conformer (models.evaluation.relaxed). Two
+things keep the published figures and ours apart, and neither is the reader of the force field (measured with
+AM1 charges of every conformer, and with OpenMM's minimiser): AM1-BCC charges depend on the conformer that
+they are made from (ours: the QM minimum), and the published run stops OpenMM's minimiser at its default
+tolerance, at which a quarter of the heavy-atom RMSD is still to come.
 
     PARMFLOW_DATA=... ROWS=60 MODELS="third" python -m benchmarks minima_relaxed
 """
@@ -16,13 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.tables import DATA, HOW
-from models.baselines import read_charge_table, smirnoff_parametrise
 from models.dataset import QMExample, read_qm_examples
-from models.goals import CHARGES, DEV, PUBLISHED, SAGE, SAGE_NAME
-from models.points import spread_over_sources
-from models.predict import load_predictor
-from models.published import read_published
-from models.relaxed import (
+from models.evaluation.baselines import read_charge_table, smirnoff_parametrise
+from models.evaluation.goals import CHARGES, DEV, PUBLISHED, SAGE, SAGE_NAME
+from models.evaluation.points import spread_over_sources
+from models.evaluation.published import read_published
+from models.evaluation.relaxed import (
     RelaxedScores,
     class1_relaxer,
     evaluate_relaxed,
@@ -30,7 +29,8 @@ from models.relaxed import (
     restrict_relaxed,
     summarise_relaxed,
 )
-from models.scoring import Parametrise
+from models.evaluation.scoring import Parametrise
+from models.predict import load_predictor
 
 
 def main() -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.tables import DATA, HOW
-from models.baselines import mmff94_method, read_charge_table, smirnoff_method
-from models.evaluate import compare
+from models.evaluation.baselines import mmff94_method, read_charge_table, smirnoff_method
+from models.evaluation.evaluate import compare
+from models.evaluation.scoring import Method, class1_method
 from models.predict import load_predictor
-from models.scoring import Method, class1_method
 
 OUT = Path(os.environ.get("OUT", "runs/torsion_mmff94"))
 

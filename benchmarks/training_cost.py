@@ -19,9 +19,9 @@ import torch
 from benchmarks.tables import CONFIG, DATA, HOW
 from models.config import read_config
 from models.network import ValenceNetwork
-from models.optimise import run_stage
-from models.train_valence import qm_stage
-from models.training_rows import prepare_rows, sage_labeller
+from models.training.optimise import run_stage
+from models.training.rows import prepare_rows, sage_labeller
+from models.training.train_valence import qm_stage
 from models.weights import load_model
 
 TABLE = Path("qm") / "train.parquet"

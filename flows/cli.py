@@ -285,7 +285,7 @@ def evaluate(
 ) -> None:
     """Score a network on a table of QM references beside MMFF94."""
     with exit_codes():
-        from models.evaluate import evaluate as score  # matplotlib: a second that only this command pays
+        from models.evaluation.evaluate import evaluate as score  # matplotlib: only this command pays it
 
         settings = settings_from(None, {"model": model, "form": form})
         report = score(batch.predictor_of(settings.model, settings.form), data, out)

@@ -9,8 +9,8 @@ from pathlib import Path
 from flows import registry
 from flows.batch import predictor_of
 from models import train as training
-from models.points import EvaluationReport, compare
-from models.scoring import class1_method
+from models.evaluation.points import EvaluationReport, compare
+from models.evaluation.scoring import class1_method
 from pipeline.qm.surface import Gfn2Surface
 from pipeline.settings import Form
 

@@ -38,7 +38,7 @@ class QMExample:
     key: str
     source: str
     kind: str
-    """minima, torsiondrive, or near-minimum (see models/near_minima.py)"""
+    """minima, torsiondrive, or near-minimum (see models/training/near_minima.py)"""
     level: str
     ligand: Ligand
     graph: MolecularGraph

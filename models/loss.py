@@ -40,7 +40,7 @@ class TrainingRow:
     prior: ValenceParameters | None
     """what a classical force field assigns, float32; None where it has no parameter"""
     soft: Tensor | None
-    """(n_points, n_modes, 3 n_atoms), float16: see models.near_minima.soft_projections; None as gradient"""
+    """(n_points, n_modes, 3 n_atoms), float16: see training.near_minima.soft_projections; None as gradient"""
 
     @property
     def n_points(self) -> int:
@@ -142,7 +142,7 @@ def soft_cost(gradient_error: Tensor, batch: TrainingBatch, bend: float) -> Tens
     """Mean energy, kcal/mol, that gradient errors (n_atoms, n_confs, 3) along soft modes cost per molecule.
 
     In Cartesian components a bond's error drowns that of a torsion, which moves the atoms much further:
-    each mode counts as |f . u|^2 / (2 lambda) (see models.near_minima), beyond `bend` linearly in |f . u|.
+    each mode counts as |f . u|^2 / (2 lambda) (training.near_minima), beyond `bend` linearly in |f . u|.
     """
     counts = torch.bincount(batch.graphs.atom_molecule).tolist()
     costs = [

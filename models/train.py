@@ -11,11 +11,11 @@ import torch
 from models.config import TrainConfig, read_config
 from models.dataset import read_charge_examples, read_qm_examples
 from models.domain import Domain, spread_of
-from models.optimise import Report
 from models.predict import build_batch
-from models.train_charges import CHARGE_TABLE, train_charges
-from models.train_valence import DEV_TABLE, train_valence
-from models.visits import CheapLevel
+from models.training.optimise import Report
+from models.training.train_charges import CHARGE_TABLE, train_charges
+from models.training.train_valence import DEV_TABLE, train_valence
+from models.training.visits import CheapLevel
 from models.weights import Model, save_model
 from pipeline.errors import OutputFolderError, SettingsError
 

@@ -18,8 +18,8 @@ from flows.cli import app
 from flows.retraining import judge
 from flows.service import build_service, folder_of, library_files, read_service, request_for
 from models.dataset import read_qm_examples
+from models.evaluation.scoring import class1_method
 from models.predict import load_predictor
-from models.scoring import class1_method
 from models.weights import load_model_folder, save_model
 from pipeline.errors import SettingsError
 from pipeline.settings import Settings

@@ -12,7 +12,7 @@ from models.config import read_config
 from models.loss import draw_batch, stiffness_pull, valence_loss
 from models.network import ValenceNetwork
 from models.train import train
-from models.training_rows import prepare_rows, sage_labeller
+from models.training.rows import prepare_rows, sage_labeller
 from pipeline.errors import SettingsError
 from tests.training_tables import CONFIG, write_training_tables
 

@@ -10,11 +10,11 @@ import torch
 from models.charges import ChargeEnsemble, ChargeNetwork
 from models.config import NetworkConfig
 from models.domain import Domain, charge_sign, environments, read_domain, spread_of
+from models.evaluation.uncertainty import error_against_uncertainty
 from models.features import build_graph
 from models.network import ValenceEnsemble, ValenceNetwork, mean_parameters
 from models.predict import Predictor, build_batch
 from models.readouts import CLASS1_NAMES
-from models.uncertainty import error_against_uncertainty
 from models.weights import Model, load_model_folder, save_model
 from pipeline.errors import SettingsError
 from pipeline.topology import build_topology

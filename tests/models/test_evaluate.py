@@ -11,10 +11,10 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import AllChem, rdForceFieldHelpers
 
-from models.baselines import mmff94_energies, mmff94_method, mmff94_prediction, read_charge_table
 from models.dataset import QMExample, read_qm_examples
-from models.evaluate import EvaluationSettings, compare, evaluate, evaluate_torsions
-from models.scoring import (
+from models.evaluation.baselines import mmff94_energies, mmff94_method, mmff94_prediction, read_charge_table
+from models.evaluation.evaluate import EvaluationSettings, compare, evaluate, evaluate_torsions
+from models.evaluation.scoring import (
     Prediction,
     Scores,
     centred_rmse,

@@ -5,7 +5,8 @@ import pytest
 import torch
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from models.near_minima import (
+from models.terms import indices_from_topology
+from models.training.near_minima import (
     CONTACT_STIFFNESS,
     KT,
     anchor_at,
@@ -14,7 +15,6 @@ from models.near_minima import (
     soft_modes,
     soft_projections,
 )
-from models.terms import indices_from_topology
 from pipeline.ligand import to_rdkit
 from pipeline.topology import build_topology
 

@@ -11,19 +11,18 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from models.conformer_energies import (
+from models.dataset import QMExample, read_qm_examples
+from models.evaluation.conformer_energies import (
     correlation,
     evaluate_conformers,
     read_conformer_set,
     summarise_conformers,
 )
-from models.dataset import QMExample, read_qm_examples
-from models.evaluate import EvaluationSettings, GoalReport, evaluate
-from models.geometry import compare_geometries
-from models.points import spread_over_sources
-from models.published import read_published
-from models.relax import Relaxed
-from models.relaxed import (
+from models.evaluation.evaluate import EvaluationSettings, GoalReport, evaluate
+from models.evaluation.geometry import compare_geometries
+from models.evaluation.points import spread_over_sources
+from models.evaluation.published import read_published
+from models.evaluation.relaxed import (
     RelaxedRow,
     RelaxedScores,
     class1_relaxer,
@@ -35,8 +34,9 @@ from models.relaxed import (
     summarise_relaxed,
     worst_molecules,
 )
-from models.relaxed_cache import scores_from_json, scores_or_compute, scores_to_json
-from models.scoring import Prediction
+from models.evaluation.relaxed_cache import scores_from_json, scores_or_compute, scores_to_json
+from models.evaluation.scoring import Prediction
+from models.relax import Relaxed
 from pipeline.errors import LigandError, ParametersError, SettingsError
 from pipeline.ligand import to_rdkit
 from pipeline.schema import FloatArray, Ligand, MMParameters, Topology

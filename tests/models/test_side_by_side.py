@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 
-from models.side_by_side import claimed, side_by_side
+from models.training.side_by_side import claimed, side_by_side
 
 FORK = multiprocessing.get_context("fork")
 

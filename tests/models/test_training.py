@@ -15,11 +15,11 @@ from models.config import NetworkConfig, ScheduleConfig, read_config
 from models.dataset import read_qm_examples
 from models.finetune import fine_tune, is_improvement
 from models.network import ValenceEnsemble, ValenceNetwork
-from models.optimise import Stage, run_stage
 from models.predict import Predictor
 from models.readouts import CLASS1_NAMES
 from models.recompute_domain import recompute_domain
 from models.train import train
+from models.training.optimise import Stage, run_stage
 from models.weights import Model, load_model_folder, save_model
 from pipeline.errors import OutputFolderError, SettingsError
 from pipeline.export.openmm_system import build_system
@@ -121,7 +121,7 @@ def test_a_training_stopped_between_visits_goes_on_to_the_same_weights(tmp_path,
 
 def test_the_number_of_processes_changes_no_weight(tmp_path, with_minima, monkeypatch):
     """Two networks and visits in batches of two, by one process and by two: every file byte for byte."""
-    monkeypatch.setattr("models.train_valence.VISITED_TOGETHER", 2)
+    monkeypatch.setattr("models.training.train_valence.VISITED_TOGETHER", 2)
     config, folders = tmp_path / "tiny.toml", []
     for processes in (1, 2):
         config.write_text(CONFIG.replace("[valence]", f"[valence]\nprocesses = {processes}") + ROUNDS)

@@ -6,11 +6,11 @@ import pytest
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from models.dataset import examples_of
-from models.near_minima import anchor_at, stiffness_of_internals
 from models.predict import load_predictor
 from models.relax import RelaxTask, relax
 from models.terms import TorchParameters, indices_from_topology
-from models.visits import visit
+from models.training.near_minima import anchor_at, stiffness_of_internals
+from models.training.visits import visit
 from pipeline.errors import QMError
 from pipeline.ligand import to_rdkit
 from pipeline.qm.surface import Gfn2Surface
@@ -87,7 +87,7 @@ def test_a_visit_is_the_minimum_and_what_the_model_meets(examples, predictor):
 
 def test_a_far_turn_is_left_out(examples, predictor, monkeypatch):
     """With no turn allowed only the minimum itself remains."""
-    monkeypatch.setattr("models.visits.LARGEST_TURN", 0.0)
+    monkeypatch.setattr("models.training.visits.LARGEST_TURN", 0.0)
     assert [row["n_confs"] for row in visit(examples, predictor, Gfn2Surface, SEED)] == [1, 1, 1]
 
 

@@ -15,19 +15,18 @@ from typing import Any
 
 import pandas as pd
 
-from models.baselines import mmff94_method, read_charge_table, smirnoff_parametrise
-from models.conformer_energies import (
+from models.dataset import QMExample, read_qm_examples
+from models.evaluation.baselines import mmff94_method, read_charge_table, smirnoff_parametrise
+from models.evaluation.conformer_energies import (
     ConformerScores,
     ConformerSummary,
     evaluate_conformers,
     read_conformer_set,
     summarise_conformers,
 )
-from models.dataset import QMExample, read_qm_examples
-from models.points import EvaluationReport, compare_examples, make_folder, spread_over_sources
-from models.published import read_published
-from models.relax import RelaxSettings
-from models.relaxed import (
+from models.evaluation.points import EvaluationReport, compare_examples, make_folder, spread_over_sources
+from models.evaluation.published import read_published
+from models.evaluation.relaxed import (
     RelaxedScores,
     RelaxedSummary,
     Relaxer,
@@ -39,10 +38,11 @@ from models.relaxed import (
     summarise_relaxed,
     worst_molecules,
 )
-from models.relaxed_cache import scores_or_compute
-from models.relaxed_plots import draw_worst, write_relaxed_plots
-from models.scoring import EvaluationSettings, Method, class1_method
-from models.uncertainty import UncertaintySummary, error_against_uncertainty
+from models.evaluation.relaxed_cache import scores_or_compute
+from models.evaluation.relaxed_plots import draw_worst, write_relaxed_plots
+from models.evaluation.scoring import EvaluationSettings, Method, class1_method
+from models.evaluation.uncertainty import UncertaintySummary, error_against_uncertainty
+from models.relax import RelaxSettings
 from pipeline.errors import SettingsError
 from pipeline.parametrize import Predictor
 

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from rdkit import Chem
 from rdkit.Chem import Draw
 
-from models.evaluation_plots import COLOURS
-from models.relaxed import RelaxedRow, RelaxedScores, pooled, pooled_dde
+from models.evaluation.plots import COLOURS
+from models.evaluation.relaxed import RelaxedRow, RelaxedScores, pooled, pooled_dde
 from pipeline.schema import FloatArray
 
 MAX_DDE, MAX_RMSD, MAX_TFD = 6.0, 1.2, 0.25

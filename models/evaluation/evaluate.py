@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from models.baselines import mmff94_method
-from models.goals import GoalReport, GoalSettings, evaluate_goals
-from models.points import EvaluationReport, compare
-from models.scoring import EvaluationSettings, Method, class1_method, evaluate_torsions
+from models.evaluation.baselines import mmff94_method
+from models.evaluation.goals import GoalReport, GoalSettings, evaluate_goals
+from models.evaluation.points import EvaluationReport, compare
+from models.evaluation.scoring import EvaluationSettings, Method, class1_method, evaluate_torsions
 from pipeline.parametrize import Predictor
 
 __all__ = [
@@ -35,7 +35,7 @@ def evaluate(
 
     A table: single points only; writes evaluation.json, rows.csv, parity.png, errors.png, torsions.png below
     `out`. A folder (data/qm/README.md): these on qm/dev.parquet, then relaxed geometries and conformer
-    energies; see `models.goals.evaluate_goals`. `baselines` are those of a table. Raises SettingsError when
+    energies; see `goals.evaluate_goals`. `baselines` are those of a table. Raises SettingsError when
     the table is missing, OutputFolderError when `out` cannot be written.
     """
     settings = settings or EvaluationSettings()

@@ -10,7 +10,7 @@ from rdkit.Chem import rdForceFieldHelpers
 from rdkit.Geometry import Point3D
 
 from models.dataset import QMExample
-from models.scoring import Method, Parametrise, Prediction, class1_method
+from models.evaluation.scoring import Method, Parametrise, Prediction, class1_method
 from pipeline.errors import ParametersError, SettingsError
 from pipeline.ligand import to_rdkit
 from pipeline.schema import FloatArray, Ligand, MMParameters, Topology

@@ -16,9 +16,9 @@ from rdkit.Chem import rdForceFieldHelpers
 from rdkit.Geometry import Point3D
 
 from models.dataset import QMExample
-from models.geometry import compare_geometries
+from models.evaluation.geometry import compare_geometries
+from models.evaluation.scoring import LeftOut, Parametrise
 from models.relax import Relaxed, RelaxSettings, RelaxTask, relax
-from models.scoring import LeftOut, Parametrise
 from pipeline.errors import LigandError, ParametersError
 from pipeline.ligand import to_rdkit
 from pipeline.schema import FloatArray

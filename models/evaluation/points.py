@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from models.dataset import QMExample, read_qm_examples
-from models.evaluation_plots import write_plots
-from models.scoring import (
+from models.evaluation.plots import write_plots
+from models.evaluation.scoring import (
     EvaluationSettings,
     LeftOut,
     Method,

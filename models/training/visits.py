@@ -3,7 +3,7 @@
 A force fitted to points near QM minima says little about where its own minima are: those lie where no point
 was. So between two rounds of training the model relaxes DFT minima, and half-way and end of each relaxation
 join the training data, with energies and gradients of a cheap level whose own minimum is taken out
-(models.near_minima). Training on the states that one's own policy reaches is DAgger (Ross, Gordon and
+(training.near_minima). Training on the states that one's own policy reaches is DAgger (Ross, Gordon and
 Bagnell, AISTATS 2011).
 """
 
@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 
 from models.dataset import QMExample
-from models.near_minima import (
+from models.predict import Predictor
+from models.relax import RelaxSettings, RelaxTask, relax
+from models.terms import TorchParameters, indices_from_topology
+from models.training.near_minima import (
     KT,
     LARGEST_TURN,
     Anchor,
@@ -23,9 +26,6 @@ from models.near_minima import (
     soft_modes,
     stiffness_of_internals,
 )
-from models.predict import Predictor
-from models.relax import RelaxSettings, RelaxTask, relax
-from models.terms import TorchParameters, indices_from_topology
 from pipeline.errors import ParametersError, QMError
 from pipeline.schema import FloatArray
 

@@ -12,16 +12,16 @@ from torch import Tensor
 from models.charges import ChargeEnsemble
 from models.config import Class2Stage, ScheduleConfig, TrainConfig, ValenceStage
 from models.dataset import examples_of
-from models.dev_score import predictor_of, read_dev_minima, score_minima, score_torsions
 from models.graph import collate_graphs
 from models.loss import TrainingRow, draw_batch, prior_loss, stiffness_pull, valence_loss
 from models.network import ValenceEnsemble, ValenceNetwork
-from models.optimise import Report, Stage, device_of, run_stage
 from models.readouts import ValenceParameters
-from models.side_by_side import side_by_side
 from models.terms import collate_indices
-from models.training_rows import Labeller, prepare_rows, sage_labeller
-from models.visits import SOURCE, CheapLevel, visit
+from models.training.dev_score import predictor_of, read_dev_minima, score_minima, score_torsions
+from models.training.optimise import Report, Stage, device_of, run_stage
+from models.training.rows import Labeller, prepare_rows, sage_labeller
+from models.training.side_by_side import side_by_side
+from models.training.visits import SOURCE, CheapLevel, visit
 from pipeline.settings import Form
 
 DEV_TABLE = Path("qm") / "dev.parquet"

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from models.dataset import QMExample
-from models.relaxed import RelaxedRow, RelaxedScores
+from models.evaluation.relaxed import RelaxedRow, RelaxedScores
 from pipeline.schema import FloatArray
 
 COLUMNS: Mapping[str, str] = {

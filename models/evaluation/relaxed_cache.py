@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from models.relaxed import RelaxedRow, RelaxedScores
-from models.scoring import LeftOut
+from models.evaluation.relaxed import RelaxedRow, RelaxedScores
+from models.evaluation.scoring import LeftOut
 from pipeline.errors import OutputFolderError
 
 FORMAT = 1

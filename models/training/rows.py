@@ -11,11 +11,11 @@ from models.config import ValenceStage
 from models.dataset import QMExample, read_qm_examples
 from models.graph import collate_graphs
 from models.loss import TrainingRow
-from models.near_minima import TORSION_STIFFNESS, soft_projections, stiffness_of_internals
-from models.optimise import Report
 from models.readouts import ANGLE_K_SCALE, BOND_K_SCALE, CLASS1_NAMES, ValenceParameters
 from models.targets import nonbonded_of, without_pairs
 from models.terms import indices_from_topology
+from models.training.near_minima import TORSION_STIFFNESS, soft_projections, stiffness_of_internals
+from models.training.optimise import Report
 from pipeline.errors import ParametersError
 from pipeline.schema import FloatArray, MMParameters, Topology
 from pipeline.smirnoff import label, read_smirnoff

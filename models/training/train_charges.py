@@ -11,8 +11,8 @@ from models.charges import ChargeEnsemble, ChargeNetwork
 from models.config import ChargeStage
 from models.dataset import ChargeExample, chunks, read_charge_examples
 from models.graph import collate_graphs
-from models.optimise import Report, Stage, run_stage
-from models.side_by_side import side_by_side
+from models.training.optimise import Report, Stage, run_stage
+from models.training.side_by_side import side_by_side
 
 CHARGE_TABLE = Path("charges") / "am1bcc.parquet"
 CHARGE_SCALE = 0.02

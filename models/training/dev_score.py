@@ -10,12 +10,12 @@ import torch
 
 from models.charges import ChargeEnsemble
 from models.dataset import QMExample, read_qm_examples
+from models.evaluation.points import spread_over_sources
+from models.evaluation.relaxed import class1_relaxer, evaluate_relaxed, summarise_relaxed
 from models.loss import TrainingRow, draw_batch, qm_errors
 from models.network import ValenceEnsemble, ValenceNetwork
-from models.optimise import device_of
-from models.points import spread_over_sources
 from models.predict import Predictor
-from models.relaxed import class1_relaxer, evaluate_relaxed, summarise_relaxed
+from models.training.optimise import device_of
 from models.weights import Model
 from pipeline.settings import Form
 

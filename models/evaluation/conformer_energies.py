@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from models.dataset import QMExample
+from models.evaluation.scoring import LeftOut, Method
 from models.features import build_graph
-from models.scoring import LeftOut, Method
 from pipeline.errors import LigandError, SettingsError
 from pipeline.schema import FloatArray, Ligand
 from pipeline.topology import build_topology

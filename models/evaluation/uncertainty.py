@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from models.dataset import QMExample
-from models.relaxed import RelaxedScores
+from models.evaluation.relaxed import RelaxedScores
 from pipeline.parametrize import Predictor
 from pipeline.schema import FloatArray
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from models.dataset import QMExample
-from models.scoring import RowScore, Scores
+from models.evaluation.scoring import RowScore, Scores
 
 COLOURS = ("#1b5e9e", "#d1662a", "#6f7378", "#7a4fa3", "#3a8a4d")
 MAX_ENERGY = 20.0

@@ -1,0 +1,1 @@
+"""How good a force field is: single points, relaxed geometries, conformer energies, beside baselines."""

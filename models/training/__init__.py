@@ -1,0 +1,1 @@
+"""How networks are trained: charges, a prior, QM, rounds of visits; models.train leads through it."""
