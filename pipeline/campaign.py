@@ -121,7 +121,7 @@ def open_ledger(folder: Path, address: str = "") -> Ledger:
             raise OutputFolderError(f"{folder}: its run has its ledger at {before}; give the same --ledger")
         if address and before is None:
             write_json(state / PLACE_FILE, {"url": place.url, "schema": place.schema})
-        return Ledger(place)
+        return Ledger(place, known=before is not None)
     except OSError as error:
         raise OutputFolderError(f"{folder}: cannot be written ({error.strerror or error})") from error
 
@@ -313,9 +313,12 @@ def end(
 ) -> None:
     """Note the last stage of a record, given with its id, and settle it, in one piece."""
     id_, record = numbered
-    with campaign.ledger.together():
+
+    def both() -> None:
         note(campaign, id_, stage, ending, seconds)
         settle(campaign, id_, record, ending)
+
+    campaign.ledger.together(both)
 
 
 def note(campaign: Campaign, id_: str, stage: str, ending: object, seconds: float) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy
@@ -38,6 +38,7 @@ _FULL = ("disk is full", "disk full", "disk i/o error", "no space left")
 _BROKEN = ("malformed", "not a database")
 _AWAY = ("connection", "server closed", "could not translate host", "failed to resolve host")
 
+Value = TypeVar("Value")
 Values = Mapping[str, Any]
 _KEEPALIVES = {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
 _KEEPALIVES_OF_CLIENT = {
@@ -130,8 +131,13 @@ def use_wal(execute: Callable[[str], _Answer]) -> None:
 class Database:
     """One connection, used by one thread at a time; raises StoreError: locked, disk, corrupt or lost."""
 
-    def __init__(self, place: Place, *, tables: str = "", read_only: bool = False) -> None:
-        """Connect, and make what is missing of the `tables` (SQL statements that end in `;`)."""
+    def __init__(
+        self, place: Place, *, tables: str = "", read_only: bool = False, known: bool = False
+    ) -> None:
+        """Connect, and make what is missing of the `tables` (SQL statements that end in `;`).
+
+        Where the database is `known`, having been used before, a server that does not answer is waited for.
+        """
         self.place = place
         self._in_transaction = False
         try:
@@ -141,10 +147,7 @@ class Database:
             raise StoreError(message, kind="missing") from error
         self._errors = (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error)
         self._driver: Any = None
-        try:
-            self._connection = self._engine.connect()
-        except SQLAlchemyError as error:
-            raise self._story(error) from error
+        self._connection = self._patiently(self._connect, lambda: known)
         try:
             self._prepare(tables, read_only)
         except BaseException:
@@ -173,6 +176,12 @@ class Database:
             url, isolation_level="AUTOCOMMIT", poolclass=NullPool, connect_args=options
         )
 
+    def _connect(self) -> sqlalchemy.Connection:
+        try:
+            return self._engine.connect()
+        except SQLAlchemyError as error:
+            raise self._story(error) from error
+
     def _prepare(self, tables: str, read_only: bool) -> None:
         if read_only:
             return
@@ -185,16 +194,18 @@ class Database:
         else:
             self._make_schema()
         if tables:
-            with self.transaction():
-                for statement in filter(None, map(str.strip, tables.split(";"))):
-                    self.execute(statement)
+            self.together(lambda: self._make_tables(tables))
+
+    def _make_tables(self, tables: str) -> None:
+        for statement in filter(None, map(str.strip, tables.split(";"))):
+            self.execute(statement)
 
     def _make_schema(self) -> None:
         """Make the schema if it is not there: who may use it need not have the right to make one."""
         there = "SELECT count(*) FROM pg_namespace WHERE nspname = :schema"
         if not self.number(there, schema=self.place.schema):
-            with self.transaction():  # CREATE SCHEMA IF NOT EXISTS is no protection against a race
-                self.execute(f'CREATE SCHEMA IF NOT EXISTS "{self.place.schema}"')
+            # In a transaction: CREATE SCHEMA IF NOT EXISTS is no protection against a race.
+            self.together(lambda: self.execute(f'CREATE SCHEMA IF NOT EXISTS "{self.place.schema}"'))
 
     def close(self) -> None:
         """Let go; what was committed is safe."""
@@ -202,7 +213,11 @@ class Database:
         self._engine.dispose()
 
     def execute(self, sql: str, **values: Any) -> int:
-        """Run a statement with `:name` for values; how many rows it touched."""
+        """Run a statement with `:name` for values; how many rows it touched.
+
+        Outside a transaction it may run twice, when the server goes away between doing and answering: it must
+        be one that twice does what it does once.
+        """
         return int(self._answer(sql, values, lambda cursor: cursor.rowcount))
 
     def execute_many(self, sql: str, rows: Iterable[Values]) -> int:
@@ -271,20 +286,49 @@ class Database:
         finally:
             self._in_transaction = False
 
-    @contextlib.contextmanager
-    def passing_transaction(self) -> Iterator[None]:
-        """A transaction about what no power cut outlives, as who is at work: it waits for no disk."""
-        if not self.place.is_sqlite:
+    def together(self, work: Callable[[], Value]) -> Value:
+        """Do work in a transaction, from its start again where the server goes away before its end.
+
+        StoreError where it goes away at the end itself: nobody knows then whether the work is done.
+        """
+        at_its_end = False
+
+        def attempt() -> Value:
+            nonlocal at_its_end
             with self.transaction():
+                value = work()
+                at_its_end = True
+            return value
+
+        if self._in_transaction:
+            return work()
+        return self._patiently(attempt, lambda: not at_its_end)
+
+    def passing(self, work: Callable[[], Value]) -> Value:
+        """The same for what no power cut outlives, as who is at work: it waits for no disk."""
+        if not self.place.is_sqlite:
+
+            def undurable() -> Value:
                 self.execute("SET LOCAL synchronous_commit TO off")
-                yield
-            return
+                return work()
+
+            return self.together(undurable)
         self.execute("PRAGMA synchronous=NORMAL")
         try:
-            with self.transaction():
-                yield
+            return self.together(work)
         finally:
             self.execute("PRAGMA synchronous=FULL")
+
+    def _patiently(self, ask: Callable[[], Value], may_ask_again: Callable[[], bool]) -> Value:
+        """Ask until a server that went away is back, for a minute."""
+        give_up = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return ask()
+            except StoreError as error:
+                if error.kind != "lost" or not may_ask_again() or time.monotonic() > give_up:
+                    raise
+                time.sleep(_LOOK_SECONDS)
 
     def _spelt(self, sql: str) -> str:
         """The statement as the driver wants it; sqlite3 takes `:name` as it is."""
@@ -297,19 +341,10 @@ class Database:
         return self._driver.cursor()
 
     def _answer(self, sql: str, values: Values, take: Callable[[Any], Any]) -> Any:
-        """Run a statement and take from its cursor what is wanted.
-
-        A server that went away since the last statement is waited for where nothing can have been done yet.
-        """
-        give_up = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                return self._answer_at_once(sql, values, take)
-            except StoreError as error:
-                harmless = not self._in_transaction and sql.startswith(("BEGIN", "SELECT"))
-                if error.kind != "lost" or not harmless or time.monotonic() > give_up:
-                    raise
-                time.sleep(_LOOK_SECONDS)
+        """Run a statement and take from its cursor what is wanted; in a transaction its start would lack."""
+        return self._patiently(
+            lambda: self._answer_at_once(sql, values, take), lambda: not self._in_transaction
+        )
 
     def _answer_at_once(self, sql: str, values: Values, take: Callable[[Any], Any]) -> Any:
         try:

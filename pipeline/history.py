@@ -22,10 +22,13 @@ class History:
         self._database, self._now = database, now
 
     def note(self, id_: str, stage: str, seconds: float, kind: str = "", message: str = "") -> None:
-        """Add that a record went through a stage; kind and message of a failure."""
+        """Add that a record went through a stage; kind and message of a failure. Once, if the database asks
+        for it twice.
+        """
         self._database.execute(
             "INSERT INTO steps SELECT :id, 1 + COALESCE((SELECT number FROM retries WHERE id = :id), 0),"
-            " :stage, :seconds, :kind, :message, :ended",
+            " :stage, :seconds, :kind, :message, :ended WHERE NOT EXISTS (SELECT 1 FROM steps WHERE id = :id"
+            " AND stage = :stage AND seconds = :seconds AND ended = :ended)",
             id=id_,
             stage=stage,
             seconds=seconds,

@@ -42,9 +42,10 @@ class Leases:
 
         Gives the lease and the numbers that it is on, in order.
         """
-        database, taken = self._database, []
-        with database.transaction():
-            now = self._now()
+        database = self._database
+
+        def take() -> tuple[int, float, list[int]]:
+            now, taken = self._now(), []
             database.execute(
                 "INSERT INTO tokens VALUES ('lease', 1)"
                 " ON CONFLICT (name) DO UPDATE SET last = tokens.last + 1"
@@ -66,8 +67,11 @@ class Leases:
                 " owner = excluded.owner, token = excluded.token, until = excluded.until",
                 ({"id": id_, "owner": owner, "token": token, "until": now + seconds} for _, id_ in taken),
             )
+            return token, now, [number for number, _ in taken]
+
+        token, now, mine = database.together(take)
         self._renewed[token] = (now, seconds)
-        return Lease(owner=owner, token=token), [number for number, _ in taken]
+        return Lease(owner=owner, token=token), mine
 
     def keep(self, lease: Lease) -> None:
         """Put off the end of a lease of which a third is over; for who is at work on it to call often."""

@@ -8,7 +8,6 @@ its text, and a ligand's key, which all records of one molecule share.
 A record is waiting, running (somebody has a lease on it, see `pipeline.leases`), done or failed.
 """
 
-import contextlib
 import dataclasses
 import json
 import time
@@ -49,6 +48,11 @@ _KEPT_BY = {
 _AFTER_REFERENCES = "('', 'fine-tune', 'deliver')"
 """Stages of outcomes that come after the QM references; a delivered ligand's stage is empty."""
 _PAGE = 500
+_OUTCOME = (
+    "SELECT number, record, outcomes.id, folder, status, stage, kind, message, seconds"
+    " FROM records JOIN outcomes ON outcomes.id = records.id"
+)
+"""see `_outcome_of`"""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS run (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -72,16 +76,25 @@ class Ledger:
     """The state of one run; open it once per thread or process."""
 
     def __init__(
-        self, place: Place, *, now: Callable[[], float] = time.time, read_only: bool = False
+        self,
+        place: Place,
+        *,
+        now: Callable[[], float] = time.time,
+        read_only: bool = False,
+        known: bool = False,
     ) -> None:
         """Open the ledger, making it where it is not there; `now` gives UTC seconds.
 
+        The server of one that is `known`, because it was used before, is waited for.
         Raises OutputFolderError for what is no ledger, or one of another version.
         """
         try:
-            self._database = Database(place, tables=_TABLES + LEASE_TABLES + STEP_TABLES, read_only=read_only)
+            self._database = Database(
+                place, tables=_TABLES + LEASE_TABLES + STEP_TABLES, read_only=read_only, known=known
+            )
         except StoreError as error:
-            raise OutputFolderError(f"{error}; choose another folder") from error
+            advice = "" if error.retryable else "; choose another folder"
+            raise OutputFolderError(f"{error}{advice}") from error
         version = self.recall("ledger version", "" if read_only else LEDGER_VERSION)
         if version != LEDGER_VERSION:
             self.close()
@@ -102,9 +115,9 @@ class Ledger:
         """Let go; what was written is already safe."""
         self._database.close()
 
-    def together(self) -> contextlib.AbstractContextManager[None]:
-        """What is written within is written as a whole, or not at all."""
-        return self._database.transaction()
+    def together(self, work: Callable[[], None]) -> None:
+        """What the work writes is written as a whole; it is begun again where the database was away."""
+        self._database.together(work)
 
     # ---- facts about the run ----
 
@@ -179,12 +192,12 @@ class Ledger:
 
     def settle(self, outcome: Outcome, failure: Failure | None = None, lease: Lease = NO_LEASE) -> bool:
         """Write what became of a record and give up its lease; False, and nothing written, when too late."""
-        database = self._database
-        with database.transaction():
+
+        def write() -> bool:
             if not self.leases.holds(lease, outcome.id):
                 return False
             values = {**dataclasses.asdict(outcome), "message": without_nul(outcome.message)}
-            database.execute(
+            self._database.execute(
                 "INSERT INTO outcomes VALUES (:id, :folder, :status, :stage, :kind, :message, :seconds,"
                 " :traceback, :retryable) ON CONFLICT (id) DO UPDATE SET folder = excluded.folder,"
                 " status = excluded.status, stage = excluded.stage, kind = excluded.kind,"
@@ -195,7 +208,9 @@ class Ledger:
                 retryable=int(failure.retryable) if failure else 0,
             )
             self.leases.end(outcome.id)
-        return True
+            return True
+
+        return self._database.together(write)
 
     def outcomes(self, *, status: str = "", kind: str = "", stage: str = "") -> Iterator[Outcome]:
         """The outcomes there are, or those of a status, a kind or a stage, in input order, page by page."""
@@ -204,45 +219,19 @@ class Ledger:
         last = 0
         while True:
             rows = self._database.rows(
-                "SELECT number, record, outcomes.id, folder, status, stage, kind, message, seconds"
-                " FROM records JOIN outcomes ON outcomes.id = records.id"
-                f" WHERE number > :last{where} ORDER BY number LIMIT {_PAGE}",
+                f"{_OUTCOME} WHERE number > :last{where} ORDER BY number LIMIT {_PAGE}",
                 last=last,
                 **{name: value for name, value in wanted.items() if value},
             )
-            for row in rows:
-                yield Outcome(
-                    record=row[0],
-                    name=json.loads(row[1])["name"],
-                    id=row[2],
-                    folder=row[3],
-                    status=row[4],
-                    stage=row[5],
-                    kind=row[6],
-                    message=row[7],
-                    seconds=row[8],
-                )
+            yield from map(_outcome_of, rows)
             if len(rows) < _PAGE:
                 return
             last = rows[-1][0]
 
     def outcome(self, id_: str) -> Outcome | None:
         """What became of one record; None where it is not settled."""
-        row = self._database.row("SELECT number FROM records WHERE id = :id", id=id_)
-        settled = row and self._database.row("SELECT * FROM outcomes WHERE id = :id", id=id_)
-        if not row or not settled:
-            return None
-        return Outcome(
-            record=row[0],
-            name=self.record(row[0])[1].name,
-            id=id_,
-            folder=settled[1],
-            status=settled[2],
-            stage=settled[3],
-            kind=settled[4],
-            message=settled[5],
-            seconds=settled[6],
-        )
+        row = self._database.row(f"{_OUTCOME} WHERE records.id = :id", id=id_)
+        return None if row is None else _outcome_of(row)
 
     def n_outcomes(self, *, status: str = "") -> int:
         """Number of records settled, or settled with a status."""
@@ -299,9 +288,12 @@ class Ledger:
         marks = ", ".join(f":{name}" for name in names)
         chosen = f"(kind IN ({marks}) OR stage IN ({marks}))" if names else "retryable = 1"
         where = f"status = 'failed' AND {chosen}"
-        with self._database.transaction():
+
+        def forget() -> int:
             self.history.count_retries(f"SELECT id FROM outcomes WHERE {where}", **names)
             return self._database.execute(f"DELETE FROM outcomes WHERE {where}", **names)
+
+        return self._database.together(forget)
 
     def forget_deliveries(self) -> None:
         """Drop the outcomes that rest on fine-tuning, delivered or not."""
@@ -316,13 +308,17 @@ class Ledger:
         first = min(STAGES.index(stage) for stage in stages)
         later = ", ".join(f"'{stage}'" for stage in ("", *STAGES[first:]))
         database = self._database
-        with database.transaction():
+
+        def forget() -> list[tuple]:
             rows = database.rows(f"SELECT folder FROM outcomes WHERE stage IN ({later})")
             database.execute(f"DELETE FROM outcomes WHERE stage IN ({later})")
             for table in sorted({table for stage in stages for table in _KEPT_BY[stage]}):
                 database.execute(f"DELETE FROM {table}")
                 if table == "fits":
                     database.execute("DELETE FROM run WHERE name = 'references'")
+            return rows
+
+        rows = database.together(forget)
         return len(rows), [row[0] for row in rows if row[0]]
 
     # ---- what the stages hand on ----
@@ -379,13 +375,22 @@ class Ledger:
 
     def replace_fits(self, references: str, fits: dict[str, Fit]) -> None:
         """Keep the fits by ligand key together with the digest of the references they were tuned on."""
-        with self._database.transaction():
+
+        def replace() -> None:
             self._database.execute("DELETE FROM fits")
             for key, fit in fits.items():
                 self._keep("fits", key, to_json(fit))
             self.remember("references", references)
 
+        self._database.together(replace)
+
     def fit(self, ligand_key: str) -> Fit | None:
         """What fine-tuning gave a ligand; None when it was not reached yet."""
         text = self._kept("fits", ligand_key)
         return None if text is None else fit_from(text)
+
+
+def _outcome_of(row: tuple) -> Outcome:
+    number, record, *others = row
+    names = ("id", "folder", "status", "stage", "kind", "message", "seconds")
+    return Outcome(record=number, name=json.loads(record)["name"], **dict(zip(names, others, strict=True)))

@@ -48,6 +48,17 @@ def postgres() -> Iterator[str]:
         server.remove()
 
 
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of one module's own, for its tests to stop and start."""
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def make_place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Place]:
     """Name -> an empty place for a ledger or a store, in each of the two kinds of database."""

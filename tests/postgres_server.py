@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class PostgresServer:
         self._log = self._folder.parent / f"{self._folder.name}.log"
         self._port = _free_port()
         self._server: subprocess.Popen[bytes] | None = None
+        self._coming: threading.Timer | None = None
         if self._user:
             shutil.chown(self._folder, self._user)
         options = ("-U", "parmflow", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
@@ -61,8 +63,21 @@ class PostgresServer:
             self._server.wait(60)
         self._server = None
 
+    def restart(self, *, after: float = 0.5) -> None:
+        """End it at once, and start it again so many seconds after this returned."""
+        self.wait_until_back()
+        self.stop()
+        self._coming = threading.Timer(after, self.start)
+        self._coming.start()
+
+    def wait_until_back(self) -> None:
+        """Wait for a restart."""
+        if self._coming is not None:
+            self._coming.join()
+
     def remove(self) -> None:
         """Stop it and remove its data."""
+        self.wait_until_back()
         self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
         self._log.unlink(missing_ok=True)

@@ -150,17 +150,17 @@ class QMStore:
 
     def claim(self, task_key: str, runner: str) -> Lease | Refused:
         """Take the right to compute a task, unless it is done or another living runner has it."""
-        with self.database.passing_transaction():
-            return leases.claim(self.database, task_key, runner)
+        return self.database.passing(lambda: leases.claim(self.database, task_key, runner))
 
     def renew(self, held: Iterable[Lease]) -> None:
         """Say that the runner of these leases lives."""
-        with self.database.passing_transaction():
-            leases.renew(self.database, held)
+        held = tuple(held)
+        self.database.passing(lambda: leases.renew(self.database, held))
 
     def finish(self, lease: Lease, entry: Entry, attempt: Attempt) -> None:
         """Keep a result with its attempt and give the lease back; StoreError of kind lease if it was lost."""
-        with self.database.transaction():
+
+        def write() -> None:
             if not leases.end(self.database, lease):
                 raise StoreError(
                     f"the lease of task {lease.task_key[:12]} was lost to another runner: nothing is written",
@@ -170,23 +170,32 @@ class QMStore:
             _insert(self.database, [entry])
             history.add(self.database, attempt)
 
+        self.database.together(write)
+
     def fail(self, lease: Lease, attempt: Attempt) -> None:
         """Note a failed attempt and give the lease back; one that was lost needs no giving back."""
-        with self.database.transaction():
+
+        def write() -> None:
             history.add(self.database, attempt)
             leases.end(self.database, lease)
 
+        self.database.together(write)
+
     def release(self, held: Iterable[Lease]) -> None:
         """Give leases back without a result, so that others can go on at once."""
-        with self.database.passing_transaction():
+        held = tuple(held)
+
+        def write() -> None:
             for lease in held:
                 leases.end(self.database, lease)
+
+        self.database.passing(write)
 
     # ---- the history ----
 
     def add_attempt(self, attempt: Attempt) -> None:
         """Append one try to the history."""
-        history.add(self.database, attempt)
+        self.database.together(lambda: history.add(self.database, attempt))
 
     def attempts(self, task_key: str | None = None, after: int = 0) -> tuple[Attempt, ...]:
         """List the tries of one task, or all, oldest first; those after a number of `last_attempt`."""

@@ -251,6 +251,13 @@ def test_history_tells_every_attempt(ledger):
     assert ledger.history.seconds("a") == 7.0
 
 
+def test_a_step_that_is_noted_twice_is_one(ledger):
+    """As after an answer that got lost: the same stage, time and clock is the same step, another is not."""
+    for seconds in (0.5, 0.5, 0.75):
+        ledger.history.note("a", "predict", seconds)
+    assert [step.seconds for step in ledger.history.of("a")] == [0.5, 0.75]
+
+
 def test_many_outcomes_come_page_by_page_in_order(ledger):
     """1,203 records, more than two pages: each once, in order, also when chosen by status."""
     ledger.take_in((f"x-{n}", make_record(n)) for n in range(1, 1204))
