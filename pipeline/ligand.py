@@ -29,7 +29,7 @@ from pipeline.refusals import (
 from pipeline.resonance import resonance_forms
 from pipeline.schema import Conformers, FloatArray, IntArray, Ligand
 from pipeline.settings import LigandRules
-from pipeline.stereo import forget_inverting_nitrogen
+from pipeline.stereo import forget_inverting_nitrogen, read_stereo
 
 PERCEPTION_VERSION = "1"
 """Part of every ligand key: changes when the rules below, or a new RDKit, would name a molecule otherwise."""
@@ -111,7 +111,7 @@ def _standardise(record: Record, rules: LigandRules) -> tuple[Ligand, Conformers
     check_size(mol.GetNumAtoms(), rules)
     coords = _geometry(mol)
     if coords is not None:
-        Chem.AssignStereochemistryFrom3D(mol, replaceExistingTags=True)
+        read_stereo(mol)
     forget_inverting_nitrogen(mol)
     check_stereo(mol, rules)
     ligand = ligand_from_rdkit(mol, record.name)

@@ -1,7 +1,8 @@
 """Which stereo a ligand must state, whether it does, and whether a geometry has it."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from rdkit import Chem
@@ -76,7 +77,8 @@ def has_stereo_of(mol: Chem.Mol, coords: FloatArray) -> bool:
     `coords` is (n_atoms, 3) in angstrom, in the molecule's atom order. Unspecified stereo may be anything.
     """
     probe = place_atoms(mol, coords)
-    Chem.AssignAtomChiralTagsFromStructure(probe, replaceExistingTags=True)
+    with _shapes_that_stay(probe):
+        Chem.AssignAtomChiralTagsFromStructure(probe, replaceExistingTags=True)
     for have, want in zip(probe.GetAtoms(), mol.GetAtoms(), strict=True):
         if want.GetChiralTag() in _TETRAHEDRAL and have.GetChiralTag() != want.GetChiralTag():
             return False
@@ -85,6 +87,27 @@ def has_stereo_of(mol: Chem.Mol, coords: FloatArray) -> bool:
         for bond in mol.GetBonds()
         if bond.GetStereo() in _CIS + _TRANS
     )
+
+
+def read_stereo(mol: Chem.Mol) -> None:
+    """Take, in place, the stereo of every centre and double bond from the molecule's 3-D conformer."""
+    with _shapes_that_stay(mol):
+        Chem.AssignStereochemistryFrom3D(mol, replaceExistingTags=True)
+
+
+@contextmanager
+def _shapes_that_stay(mol: Chem.Mol) -> Iterator[None]:
+    """Let RDKit see tetrahedra only, unless an atom has six neighbours.
+
+    It takes a bent sulfone or phosphate of a snapshot for two thirds of an octahedron; that tag would hide a
+    stereocentre and make another molecule of each snapshot.
+    """
+    allowed = Chem.GetAllowNontetrahedralChirality()
+    Chem.SetAllowNontetrahedralChirality(allowed and any(atom.GetDegree() == 6 for atom in mol.GetAtoms()))
+    try:
+        yield
+    finally:
+        Chem.SetAllowNontetrahedralChirality(allowed)
 
 
 def place_atoms(mol: Chem.Mol, coords: FloatArray) -> Chem.Mol:

@@ -19,6 +19,7 @@ from pipeline.ligand import (
 )
 from pipeline.schema import Conformers, Ligand
 from pipeline.settings import LigandRules
+from pipeline.stereo import has_stereo_of, place_atoms
 
 LIBRARIES = Path(__file__).parents[2] / "data" / "libraries"
 RULES = LigandRules()
@@ -233,6 +234,27 @@ def test_a_3d_record_keeps_order_and_coordinates_and_gives_its_stereo(smiles):
     found = to_rdkit(ligand)
     assert [a.GetAtomicNum() for a in found.GetAtoms()] == [a.GetAtomicNum() for a in shuffled.GetAtoms()]
     assert Chem.MolToSmiles(Chem.RemoveHs(found)) == Chem.MolToSmiles(Chem.RemoveHs(shuffled))
+
+
+@pytest.mark.parametrize("smiles", ["COP(=O)(OC)OC", "CS(=O)(=O)NC", "C[P@](=O)(NC)OC", "CS(C)=O"])
+def test_a_bent_snapshot_is_the_same_molecule(smiles):
+    """60 snapshots with heavy atoms 0.17 angstrom off, in some of which RDKit sees octahedra: one key."""
+    mol = embedded(smiles)
+    atoms = mol.GetAtoms()
+    moves_with = [a.GetIdx() if a.GetAtomicNum() > 1 else a.GetNeighbors()[0].GetIdx() for a in atoms]
+    key = ligand_key(from_smiles(smiles))
+    generator = np.random.default_rng(0)
+    seen = set()
+    for _ in range(60):
+        coords = mol.GetConformer().GetPositions()
+        snapshot = place_atoms(mol, coords + generator.normal(0.0, 0.17, coords.shape)[moves_with])
+        assert has_stereo_of(mol, snapshot.GetConformer().GetPositions())
+        ligand, _ = from_molblock(Chem.MolToMolBlock(snapshot, includeStereo=False))
+        assert ligand_key(ligand) == key
+        Chem.AssignStereochemistryFrom3D(snapshot, replaceExistingTags=True)
+        seen |= {atom.GetChiralTag() for atom in snapshot.GetAtoms()}
+    if smiles == "CS(=O)(=O)NC":
+        assert Chem.ChiralType.CHI_OCTAHEDRAL in seen
 
 
 def test_a_drawing_gets_its_hydrogens_after_the_heavy_atoms():
