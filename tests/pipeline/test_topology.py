@@ -9,7 +9,7 @@ from rdkit import Chem
 
 from pipeline.ligand import canonical_ligand, canonical_order, ligand_from_rdkit, reorder_ligand
 from pipeline.schema import Confidence, Ligand, MMParameters, Topology
-from pipeline.topology import build_topology, restore_order
+from pipeline.topology import build_topology, list_linear_chains, restore_order
 
 RINGS_AND_CAGES = {
     "cyclopropane": "C1CC1",
@@ -120,6 +120,17 @@ def test_no_torsion_over_a_linear_centre(name):
         if not {int(i), int(j)} & numbers and graph[i].sum() > 1 and graph[j].sum() > 1
     }
     assert {(min(j, k), max(j, k)) for j, k in topology.propers[:, 1:3].tolist()} == rotatable
+
+
+@pytest.mark.parametrize("smiles", [*(smiles for smiles, _ in LINEAR.values()), "N#CC1CC1", "CC"])
+def test_linear_chains_are_the_walks_that_no_proper_takes(smiles):
+    """Brute force: every chain of four that is no proper, each once; none where no centre is linear."""
+    topology = build_topology(make_ligand(smiles))
+    chains = list_linear_chains(topology)
+    found = {min(chain, chain[::-1]) for chain in chains}
+    propers = {min(row, row[::-1]) for row in as_set(topology.propers)}
+    assert found == walks(bond_graph(topology), 4) - propers
+    assert len(chains) == len(found)
 
 
 @pytest.mark.parametrize(
