@@ -16,6 +16,7 @@ from pipeline.export.openmm_system import COULOMB_14_SCALE, VDW_14_SCALE
 from pipeline.export.patterns import Entry, Terms, chain_terms, choose_patterns, star_terms
 from pipeline.export.smarts import Environment
 from pipeline.export.trefoils import sum_trefoils
+from pipeline.export.xml_text import to_xml
 from pipeline.ligand import to_rdkit
 from pipeline.schema import FloatArray, Parametrized
 from pipeline.topology import list_linear_chains
@@ -110,8 +111,7 @@ def to_text(comment: str, sections: Iterable[Element]) -> str:
     root.append(ElementTree.Comment(f" {comment} "))
     ElementTree.SubElement(root, "Author").text = "parmflow"
     root.extend(sections)
-    ElementTree.indent(root)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{to_xml(root)}\n'
 
 
 def _bonds(colours: Colours, ligands: Sequence[Parametrized]) -> Element:

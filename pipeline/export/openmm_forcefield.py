@@ -15,6 +15,7 @@ from pipeline.export.atom_types import hash_prefix
 from pipeline.export.naming import build_atom_names, xml_comment
 from pipeline.export.openmm_system import COULOMB_14_SCALE, VDW_14_SCALE
 from pipeline.export.trefoils import sum_trefoils
+from pipeline.export.xml_text import to_xml
 from pipeline.schema import Parametrized
 from pipeline.units import ANGSTROM_PER_NM, KJ_PER_KCAL
 
@@ -40,8 +41,7 @@ def write_openmm_forcefield(parametrized: Parametrized) -> str:
     root.append(_residues(parametrized, prefix, types))
     for write in (_bonds, _angles, _propers, _impropers, _nonbonded):
         root.append(write(parametrized, types))
-    ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode") + "\n"
+    return to_xml(root) + "\n"
 
 
 def _atom_types(parametrized: Parametrized, types: list[str]) -> Element:
