@@ -48,6 +48,7 @@ from pipeline.readback_leap import check_frcmod
 from pipeline.readback_openff import check_offxml_in_openff
 from pipeline.schema import Ligand, MMParameters, Parametrized
 from pipeline.settings import CLASS2_LACKS, CheckDepth, ExportSettings
+from pipeline.shortcuts import shortcuts
 from pipeline.topology import build_topology
 from pipeline.units import AMBER_CHARGE_FACTOR, COULOMB_CONSTANT
 from pipeline.verify import (
@@ -192,7 +193,7 @@ def deliver(
         sweep(folder)
         temporary.mkdir()
         try:
-            with _collector_at_rest():
+            with _collector_at_rest(), shortcuts():
                 names = _write_and_check(parametrized, temporary, kinds, check)
             _replace(temporary, folder)
         finally:
