@@ -141,8 +141,8 @@ def _harmonic(atoms: IntArray, rest: FloatArray, k: FloatArray) -> list[str]:
 def _periodic(atoms: IntArray, k_rows: FloatArray, function: int) -> list[str]:
     """One line per periodicity with a force constant, the phase always zero and the constant signed."""
     return [
-        f"{_atoms(row)} {function} 0.0 {_number(k)} {periodicity}"
-        for row, k_row in zip(atoms.tolist(), (k_rows * KJ_PER_KCAL).tolist(), strict=True)
+        f"{dihedral} {function} 0.0 {k:20.12g} {periodicity}"
+        for dihedral, k_row in zip(map(_atoms, atoms.tolist()), (k_rows * KJ_PER_KCAL).tolist(), strict=True)
         for periodicity, k in enumerate(k_row, start=1)
         if k != 0.0
     ]

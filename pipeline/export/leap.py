@@ -161,7 +161,7 @@ def _lines(
     return [
         line
         for key, found in of_key.items()
-        for line in write("-".join(key), np.mean(found, axis=0).tolist())
+        for line in write("-".join(key), (np.add.reduce(found) / len(found)).tolist())
     ]
 
 

@@ -39,15 +39,20 @@ class _Term:
 
     def key(self, colours: Sequence[int]) -> tuple[int, ...]:
         """The types of its atoms in the one spelling that LEaP looks up."""
-        row = tuple(colours[atom] for atom in self.atoms)
+        row = tuple([colours[atom] for atom in self.atoms])
         return (row[0], *sorted(row[1:])) if self.is_star else min(row, row[::-1])
 
-    def seen_from(self, position: int, colours: Sequence[int]) -> Key:
-        """What the atom at a position sees of the term."""
-        row = tuple(colours[atom] for atom in self.atoms)
+    def views(self, colours: Sequence[int]) -> list[Key]:
+        """What each of its atoms sees of the term."""
         if self.is_star:
-            return (*self.value, position == 0, self.key(colours))
-        return (*self.value, min((position, row), (len(row) - 1 - position, row[::-1])))
+            key = self.key(colours)
+            return [(*self.value, position == 0, key) for position in range(len(self.atoms))]
+        row = tuple([colours[atom] for atom in self.atoms])
+        back = row[::-1]
+        return [
+            (*self.value, min((position, row), (from_end, back)))
+            for position, from_end in zip(range(len(row)), range(len(row) - 1, -1, -1), strict=True)
+        ]
 
 
 @lru_cache(maxsize=1)
@@ -123,8 +128,8 @@ def _refine(colours: list[int], terms: Sequence[_Term]) -> list[int]:
     while True:
         seen: list[list[Key]] = [[] for _ in colours]
         for term in terms:
-            for position, atom in enumerate(term.atoms):
-                seen[atom].append(term.seen_from(position, colours))
+            for atom, view in zip(term.atoms, term.views(colours), strict=True):
+                seen[atom].append(view)
         finer = _number((colour, tuple(sorted(views))) for colour, views in zip(colours, seen, strict=True))
         if len(set(finer)) == len(set(colours)):
             return finer

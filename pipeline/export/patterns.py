@@ -76,14 +76,14 @@ def choose_patterns(colours: Colours, ligands: Sequence[Terms]) -> list[Entry]:
     different terms apart.
     """
     table = _Table(colours, ligands)
-    covered = np.zeros(len(table.values) - 1, dtype=bool)
+    covered: set[int] = set()
     if ligands[0].has_default:
-        covered |= (np.abs(table.values[:-1]) <= SAME_ABSOLUTE).all(axis=1)
+        covered.update(np.flatnonzero((np.abs(table.values[:-1]) <= SAME_ABSOLUTE).all(axis=1)).tolist())
     entries = []
-    for row in range(len(covered)):
-        if not covered[row]:
+    for row in range(len(table.values) - 1):
+        if row not in covered:
             entries.append(table.smallest_pattern(row))
-            covered[list(entries[-1].rows)] = True
+            covered.update(entries[-1].rows)
     return entries
 
 
@@ -119,7 +119,7 @@ class _Table:
             holders = set(self.ligand_of[alike].tolist())
             matched = sorted({hit for holder in holders for hit in self._match(smirks, holder)})
             if _same(self.values[matched], own):
-                values = self.values[matched].mean(axis=0)
+                values = np.add.reduce(self.values[matched]) / len(matched)
                 return Entry(smirks=smirks, values=values, rows=tuple(hit for hit in matched if hit >= 0))
         other = next(hit for hit in matched if not _same(self.values[hit : hit + 1], own))
         raise ExportError(

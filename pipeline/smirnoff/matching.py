@@ -50,6 +50,7 @@ def _compile(smirks: str) -> Chem.Mol | None:
     return Chem.MolFromSmarts(smirks)
 
 
+@lru_cache(maxsize=MAX_COMPILED)
 def compile_pattern(smirks: str, n_tags: int | None) -> Pattern:
     """Check a pattern whose tags run from 1 to `n_tags` (None: any number of tags, at least one).
 
