@@ -1,8 +1,9 @@
 # syntax=docker/dockerfile:1
 # parmflow with psi4 and the OpenFF toolkit from conda-forge. Not built in CI; `make env` is the tested way.
 FROM mambaorg/micromamba:2-debian12-slim AS build
+USER root
 WORKDIR /opt/parmflow
-COPY --chown=$MAMBA_USER:$MAMBA_USER . .
+COPY . .
 RUN micromamba create --yes --prefix /opt/conda/envs/parmflow --file environment.yml \
     && micromamba clean --all --yes
 

@@ -15,6 +15,7 @@ NAMES = (
     "kills",
     "scale",
     "dask_workers",
+    "prefect_events",
     "store_speed",
     "qm_faults",
     "qm_cost",

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from prefect import flow, get_run_logger
 from prefect.deployments.runner import RunnerDeployment
+from prefect.schedules import Cron
 from prefect.settings import PREFECT_API_URL
 
 from flows.campaign_flow import FLOW_NAME, FlowLog, run_in_prefect
@@ -101,7 +102,10 @@ def deployments_of(service: Service, source: Path | None) -> list[RunnerDeployme
     parameter = str(source) if source else service.model_dump(mode="json")
     made = [
         service_flow.to_deployment(
-            name=job, cron=cron, description=_DESCRIPTIONS[job], parameters={"service": parameter, "job": job}
+            name=job,
+            schedule=Cron(cron, timezone="UTC"),
+            description=_DESCRIPTIONS[job],
+            parameters={"service": parameter, "job": job},
         )
         for job, cron in service.crons().items()
     ]

@@ -2,14 +2,26 @@
 
 import contextlib
 import sqlite3
+from importlib import import_module
 from itertools import chain
+from pkgutil import iter_modules
 
 import pytest
+from prefect import Flow, Task, flow
+from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_LOCAL_STORAGE_PATH,
+    PREFECT_RESULTS_DEFAULT_SERIALIZER,
+    PREFECT_RESULTS_PERSIST_BY_DEFAULT,
+    temporary_settings,
+)
 from prefect.states import Running
 from prefect.testing.utilities import prefect_test_harness
 
+import flows
+from benchmarks.prefect_events import Counted, count_events
 from flows import batch, registry
 from flows.batch import locked
 from flows.campaign_flow import CHEAP_SHARD, FLOW_NAME, campaign_flow, server_note, shards
@@ -75,6 +87,41 @@ def test_the_flow_shows_progress_and_outcomes_and_carries_no_molecule(request_fo
     assert any("formaldehyde" in str(table.data) for table in tables)
     assert runs
     assert not any("C=O" in run.model_dump_json() for run in runs)
+
+
+def test_no_result_is_stored_even_where_prefect_is_told_to(request_for, tmp_path):
+    """Prefect set to keep every result as a pickle, results in a folder of its own: nothing gets there."""
+    kept = tmp_path / "results"
+    wishes = {
+        PREFECT_RESULTS_PERSIST_BY_DEFAULT: True,
+        PREFECT_RESULTS_DEFAULT_SERIALIZER: "pickle",
+        PREFECT_LOCAL_STORAGE_PATH: kept,
+    }
+    with temporary_settings(wishes):
+        flow(lambda: 1, name="of others")()
+        (of_others,) = kept.rglob("*")
+        of_others.unlink()
+        campaign_flow(request_for("refine", "out"))
+    assert list(kept.rglob("*")) == []
+
+
+def test_results_would_be_json_and_no_task_remembers_one():
+    """Every flow and task of the package, whatever Prefect's settings are: JSON, not kept, not cached."""
+    modules = [import_module(f"flows.{found.name}") for found in iter_modules(flows.__path__)]
+    ours = {id(thing): thing for module in modules for thing in vars(module).values()}.values()
+    found = [thing for thing in ours if isinstance(thing, Flow | Task)]
+    assert {campaign_flow, service_flow} < set(found)
+    assert {(thing.name, thing.persist_result, thing.result_serializer) for thing in found} == {
+        (thing.name, False, "json") for thing in found
+    }
+    assert all(thing.cache_policy == NO_CACHE for thing in found if isinstance(thing, Task))
+
+
+@pytest.mark.timeout(900)
+def test_prefect_records_as_many_tasks_as_ran(tmp_path, model_folder):
+    """100 records in tasks of their own; with 3,000, which takes minutes: benchmarks/prefect_events.py."""
+    counted = count_events(tmp_path, 100, str(model_folder))
+    assert counted == Counted(n_ran=102, n_recorded=102, n_outcomes=100)
 
 
 def test_an_inbox_takes_every_file_once_and_a_bad_one_stops_none(tmp_path, model_folder, fast):

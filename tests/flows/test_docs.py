@@ -36,6 +36,17 @@ def test_every_command_is_shown():
     assert [name for name in get_command(app).commands if f"parmflow {name}" not in pages] == []
 
 
+def test_every_test_that_is_named_is_there():
+    """docs/hazards.md: no hazard without a test, and each one that is named is a test of this suite."""
+    rows = re.findall(r"^\| (?!hazard|-)(.*) \|$", (ROOT / "docs" / "hazards.md").read_text(), re.MULTILINE)
+    named = [re.findall(r"`(test_\w+)`", row.split("|")[-1]) for row in rows]
+    there = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        there |= set(re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE))
+    assert all(named)
+    assert {name for row in named for name in row} - there == set()
+
+
 def test_paths_that_are_named_are_there():
     """The targets of the links of README and docs/ that lead into the repository."""
     for page in PAGES:

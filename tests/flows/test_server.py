@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
 
 @contextlib.contextmanager
-def server_in(home, start):
+def server_in(home, start, **settings):
     """A server with its data in a folder; the process, and the environment in which it is the server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -34,6 +34,7 @@ def server_in(home, start):
         "DO_NOT_TRACK": "1",
         "OMP_NUM_THREADS": "1",
     }
+    environment |= settings
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with start(command, home / "log", environment) as server:
         server.wait_until(lambda: is_up(url))
@@ -133,6 +134,24 @@ def test_a_server_killed_in_mid_run_costs_no_ligand_and_hears_of_the_end_later(
     assert (run["state_type"], run["state"]["message"][:8]) == ("COMPLETED", "24 of 24")
 
 
+def test_a_server_that_loses_every_event_costs_no_record(
+    tmp_path, start, library, model_folder, command_line, run_to_end
+):
+    """Its recorder is off, so that it never hears of a task: the table of outcomes is whole all the same."""
+    command = command_line(
+        "assign", library, "--out", tmp_path / "out", "--model", model_folder, "--formats", "openmm"
+    )
+    deaf = {"PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED": "false"}
+    with server_in(tmp_path / "home", start, **deaf) as (_, environment):
+        code, said, log = run_to_end([*command, "--prefect"], tmp_path / "log", environment)
+        (run,) = ask(environment, "flow_runs/filter")
+        assert ask(environment, "task_runs/filter") == []
+    assert code == 3, log
+    assert "3 of 4" in said
+    assert run["state_type"] == "COMPLETED"
+    assert len((tmp_path / "out" / "outcomes.csv").read_text().splitlines()) == 5
+
+
 def test_prefect_deploy_registers_the_jobs(tmp_path, environment, run_to_end):
     """The commands that prefect.yaml names: four deployments, whose schedules are those of the defaults."""
     prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
@@ -151,4 +170,5 @@ def test_prefect_deploy_registers_the_jobs(tmp_path, environment, run_to_end):
         "retrain": "0 3 * * 0",
         "verify": "0 6 * * 0",
     }
+    assert {d["schedules"][0]["schedule"]["timezone"] for d in made} == {"UTC"}
     assert {d["parameters"]["job"] for d in made} == set(crons)

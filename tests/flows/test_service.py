@@ -17,6 +17,7 @@ from flows import registry
 from flows.cli import app
 from flows.retraining import judge
 from flows.service import build_service, folder_of, library_files, read_service, request_for
+from flows.service_flow import deployments_of
 from models.dataset import read_qm_examples
 from models.evaluation.scoring import class1_method
 from models.predict import load_predictor
@@ -53,6 +54,14 @@ def test_the_documented_settings_file_is_valid():
     assert service.crons() == {"inbox": "*/10 * * * *", "refine": "0 1 * * *", "verify": "0 6 * * 0"}
     assert service.inbox == ROOT / "docs" / "inbox"
     assert service.settings.notify.failed_fraction == 0.2
+
+
+def test_schedules_are_in_utc(service):
+    """Whatever the zone of the machine: each job's cron expression, in UTC."""
+    schedules = {made.name: made.schedules[0].schedule for made in deployments_of(service, None)}
+    assert {name: (one.cron, one.timezone) for name, one in schedules.items()} == {
+        name: (cron, "UTC") for name, cron in service.crons().items()
+    }
 
 
 @pytest.mark.parametrize(
