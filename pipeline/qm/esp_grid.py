@@ -22,10 +22,11 @@ RADII = {
     16: 1.75,
     17: 1.70,
     35: 1.85,
+    53: 1.98,
 }
-"""angstrom; Merz and Kollman's for H to Cl, Bondi's for bromine"""
+"""angstrom; Merz and Kollman's for H to Cl; for bromine and iodine Bondi's (J. Phys. Chem. 1964, 68, 441)"""
 OTHER_RADIUS = 2.0
-"""angstrom, of elements that no table has; iodine's is 1.98"""
+"""angstrom, of elements that no table has"""
 _GOLDEN_ANGLE = math.pi * (3.0 - math.sqrt(5.0))
 
 

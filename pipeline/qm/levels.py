@@ -18,6 +18,12 @@ CARTESIAN_BASES = ("6-31g", "3-21g", "6-31+g", "6-31++g")
 LIBRARY_BASIS_NAMES = {"dzvp": "dgauss-dzvp"}
 """psi4's name of a basis -> its name in the Basis Set Exchange, whose tables are bundled with its package"""
 
+STAND_INS = {("esp", "6-31g*", 53): "def2-svp"}
+"""(driver, basis, element that the basis lacks) -> another's functions, with its effective core potential.
+Iodine only, and only for potentials, where nothing but the outside of the atom counts: F. Weigend,
+R. Ahlrichs, Phys. Chem. Chem. Phys. 2005, 7, 3297; the core of 28 electrons: K. A. Peterson et al., J. Chem.
+Phys. 2003, 119, 11113."""
+
 MAX_FITTED_ATOMIC_NUMBER = 36
 """Krypton. Beyond it the def2 fitting basis is one for effective cores: with DZVP, whose iodine has all its
 electrons, it puts the energy of methyl iodide off by 65 hartree and its forces by 0.04 hartree/bohr."""
@@ -132,6 +138,11 @@ def functions_of_element(basis: str, atomic_number: int) -> int:
     )
 
 
+def basis_of(spec: QMSpec, atomic_number: int) -> str | None:
+    """The basis of an element at a level."""
+    return STAND_INS.get((spec.driver, str(spec.basis), atomic_number), spec.basis)
+
+
 def is_cartesian(basis: str | None) -> bool:
     """Whether the d shells of a basis have six functions, as it was published."""
     return str(basis).rstrip("*").partition("(")[0] in CARTESIAN_BASES
@@ -139,10 +150,11 @@ def is_cartesian(basis: str | None) -> bool:
 
 def n_functions(task: QMTask) -> int:
     """Count a task's basis functions; without a basis, one s or four sp functions per atom."""
-    numbers = task.atomic_numbers.tolist()
-    if task.spec.basis is None:
-        return sum(1 if number == 1 else 4 for number in numbers)
-    return sum(functions_of_element(task.spec.basis, number) for number in numbers)
+    bases = [(basis_of(task.spec, number), number) for number in task.atomic_numbers.tolist()]
+    return sum(
+        (1 if number == 1 else 4) if basis is None else functions_of_element(basis, number)
+        for basis, number in bases
+    )
 
 
 def check_task(task: QMTask) -> None:

@@ -15,6 +15,7 @@ from pipeline.program import run_program
 from pipeline.qm.dispersion import corrections
 from pipeline.qm.esp_grid import shell_points
 from pipeline.qm.faults import error_from_text
+from pipeline.qm.levels import basis_of
 from pipeline.qm.populations import wiberg_bond_orders
 from pipeline.qm.result import EngineResult, to_bohr
 from pipeline.schema import FloatArray, QMTask
@@ -33,6 +34,9 @@ symmetry c1
 import json
 import numpy as np
 set_options({options})
+basis {{
+{bases}
+}}
 energy, wfn = energy({method!r}, return_wfn=True)
 oeprop(wfn, {wanted}, title="PARMFLOW")
 basis = wfn.basisset()
@@ -72,7 +76,8 @@ def compute_properties(
         memory_mb=memory_mb,
         charge=task.total_charge,
         atoms="\n".join(atoms),
-        options=options | {"basis": task.spec.basis},
+        options=options,
+        bases="\n".join(_bases(task)),
         method=task.spec.method,
         wanted=", ".join(wanted),
     )
@@ -81,6 +86,16 @@ def compute_properties(
     answer.unlink(missing_ok=True)
     _run(task, folder, n_cores)
     return _read(task, json.loads(answer.read_text()), points)
+
+
+def _bases(task: QMTask) -> list[str]:
+    """Assign the basis to all, then to elements that it lacks another's."""
+    elements = {
+        periodictable.to_E(number): basis_of(task.spec, number)
+        for number in set(task.atomic_numbers.tolist())
+    }
+    others = [f"assign {name} {basis}" for name, basis in elements.items() if basis != task.spec.basis]
+    return [f"assign {task.spec.basis}", *others]
 
 
 def _run(task: QMTask, folder: Path, n_cores: int) -> None:

@@ -13,7 +13,12 @@ from pyscf import df, dft, gto, lib, scf
 from pipeline.errors import QMError
 from pipeline.qm.dispersion import correction_hessian, corrections
 from pipeline.qm.esp_grid import shell_points
-from pipeline.qm.levels import LIBRARY_BASIS_NAMES, MAX_FITTED_ATOMIC_NUMBER, is_cartesian
+from pipeline.qm.levels import (
+    LIBRARY_BASIS_NAMES,
+    MAX_FITTED_ATOMIC_NUMBER,
+    basis_of,
+    is_cartesian,
+)
 from pipeline.qm.populations import wiberg_bond_orders
 from pipeline.qm.result import EngineResult, to_bohr
 from pipeline.schema import FloatArray, QMTask
@@ -61,13 +66,19 @@ def compute(task: QMTask, n_cores: int, memory_mb: int) -> EngineResult:
         energy=energy,
         gradient=gradient,
         coords=molecule.atom_coords(unit="Angstrom"),
-        electrons=(int(molecule.nelec[0]), int(molecule.nelec[1])),
+        electrons=_electrons(molecule),
         hessian=hessian,
         dipole=scf.hf.dip_moment(molecule, density, unit="AU", verbose=0),
         bond_orders=_bond_orders(molecule, density) if driver == "properties" else None,
         esp=_potential(molecule, density, task) if driver == "esp" else None,
         provenance={"program": _name(field), "version": pyscf.__version__, "scf_rung": rung},
     )
+
+
+def _electrons(molecule: gto.Mole) -> tuple[int, int]:
+    """How many of each spin, those in effective cores counted in."""
+    in_cores = sum(molecule.atom_nelec_core(atom) for atom in range(molecule.natm)) // 2
+    return int(molecule.nelec[0]) + in_cores, int(molecule.nelec[1]) + in_cores
 
 
 class _Last:
@@ -140,15 +151,20 @@ def _potential(molecule: gto.Mole, density: FloatArray, task: QMTask) -> FloatAr
 
 def _build_molecule(task: QMTask, memory_mb: int) -> gto.Mole:
     numbers = [int(number) for number in task.atomic_numbers]
-    name = LIBRARY_BASIS_NAMES.get(str(task.spec.basis), task.spec.basis)
-    basis = {}
+    basis, cores = {}, {}
     for number in set(numbers):
-        text = basis_set_exchange.get_basis(name, elements=[number], fmt="nwchem", header=False)
-        basis[gto.mole._symbol(number)] = gto.basis.parse(text)
+        name, symbol = str(basis_of(task.spec, number)), gto.mole._symbol(number)
+        library_name = LIBRARY_BASIS_NAMES.get(name, name)
+        text = basis_set_exchange.get_basis(library_name, elements=[number], fmt="nwchem", header=False)
+        functions, _, core = text.partition("\nECP\n")
+        basis[symbol] = gto.basis.parse(functions)
+        if core:
+            cores[symbol] = gto.basis.parse_ecp(core)
     molecule = gto.Mole(
         atom=list(zip(numbers, to_bohr(task).tolist(), strict=True)),
         unit="Bohr",
         basis=basis,
+        ecp=cores,
         charge=task.total_charge,
         spin=0,
         cart=is_cartesian(task.spec.basis),
@@ -170,11 +186,11 @@ def _build_field(molecule: gto.Mole, task: QMTask) -> scf.hf.SCF:
 
 
 def _auxiliary_basis(molecule: gto.Mole) -> dict[str, object]:
-    """Fit with psi4's basis; elements that it lacks get one generated from their orbitals."""
+    """Fit with psi4's basis; elements that it has none for with all their electrons get one generated."""
     basis: dict[str, object] = {}
     for symbol, shells in molecule._basis.items():
         number = gto.charge(symbol)
-        if number <= MAX_FITTED_ATOMIC_NUMBER:
+        if number <= MAX_FITTED_ATOMIC_NUMBER or symbol in molecule._ecp:
             basis[symbol] = _AUXILIARY
         else:
             atom = gto.M(atom=symbol, basis={symbol: shells}, spin=number % 2, verbose=0)

@@ -143,8 +143,19 @@ def test_another_frame_or_state_is_noticed(program: str) -> None:
 @pytest.mark.parametrize("program", [*ALL_ENGINES, MOPAC])
 def test_gradient_is_the_derivative(program: str) -> None:
     """Central differences of the energy along one direction: within the grid's noise, 2e-4 hartree/bohr."""
-    task = make_task("water", program)
-    direction = np.random.default_rng(8).normal(size=(3, 3))
+    task, record = make_task("water", program), record_of("water", program)
+    _hold_to_differences(task, record)
+
+
+@pytest.mark.pyscf
+def test_gradient_beside_an_effective_core() -> None:
+    """The same for hydrogen iodide with def2-SVP, whose iodine has 28 of its electrons in a core."""
+    task = dataclasses.replace(make_task("hydrogen iodide", "pyscf"), spec=spec_by_name("hf/def2-svp"))
+    _hold_to_differences(task, run_task(task, LIMITS))
+
+
+def _hold_to_differences(task: QMTask, record: QMRecord) -> None:
+    direction = np.random.default_rng(8).normal(size=task.coords.shape)
     direction /= np.linalg.norm(direction)
     step = 0.005
     energies = [
@@ -159,7 +170,7 @@ def test_gradient_is_the_derivative(program: str) -> None:
         for sign in (1, -1)
     ]
     slope = (energies[0] - energies[1]) / (2 * step)
-    expected = float((gradient_of(record_of("water", program)) * direction).sum())
+    expected = float((gradient_of(record) * direction).sum())
     assert slope == pytest.approx(expected, abs=2e-4 * KCAL_PER_ANGSTROM_PER_HARTREE_PER_BOHR)
 
 

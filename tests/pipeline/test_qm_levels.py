@@ -111,6 +111,21 @@ def test_functions_are_counted() -> None:
     assert functions_of_element("dzvp", 53) > functions_of_element("dzvp", 35) > 14
 
 
+def test_iodine_has_a_stand_in_for_potentials_alone() -> None:
+    """HI with its potential: def2-SVP's 4s 4p 2d on iodine, 6-31G*'s 2s on hydrogen; no gradient."""
+    task = QMTask(
+        ligand_key="HI",
+        atomic_numbers=np.array([53, 1]),
+        coords=np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.61]]),
+        total_charge=0,
+        spec=spec_by_name("charges"),
+    )
+    check_task(task)
+    assert n_functions(task) == 4 + 4 * 3 + 2 * 5 + 2
+    with pytest.raises(QMError, match="no functions for element 53"):
+        check_task(dataclasses.replace(task, spec=spec_by_name("hf/6-31g*")))
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
     [
