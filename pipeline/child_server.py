@@ -30,7 +30,7 @@ import struct
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -46,6 +46,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LENGTH = struct.Struct("!Q")
+_CRAMPED = 0.9
+"""share of the allowed memory beyond which a refused request may be behind any error"""
 _CLEARING_SECONDS = 10.0
 _ORDER_SECONDS = 120.0
 """for the parent's order to arrive; it is sent at once, however large"""
@@ -86,6 +88,8 @@ class Reply:
     value: Any = None
     error: BaseException | None = None
     traceback: str = ""
+    cramped: bool = False
+    """it raised, and had held nearly all the memory it was allowed"""
 
 
 def send_frame(connection: socket.socket, data: bytes) -> None:
@@ -346,11 +350,19 @@ def _work(job: Job, write_end: int, warden: int) -> None:
         function, args = pickle.loads(job.payload)  # noqa: S301 - from our own parent through a socketpair
         report.reply = Reply(value=function(*args))
     resource.setrlimit(resource.RLIMIT_AS, before)  # a MemoryError must still find room to be reported
+    if report.reply.error is not None and _peak_bytes() > _CRAMPED * job.memory_mb * 2**20:
+        report.reply = replace(report.reply, cramped=True)
     view = memoryview(_packed(report.reply))
     while view:
         view = view[os.write(write_end, view) :]
     sys.stdout.flush()
     os._exit(0)
+
+
+def _peak_bytes() -> int:
+    """Return the largest address space that this process ever had; that is what RLIMIT_AS limits."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmPeak:")) * 1024
 
 
 def _redirect_output(path: Path) -> None:

@@ -45,7 +45,7 @@ def collect_record(task: QMTask, child: Child[EngineResult]) -> QMRecord:
     if isinstance(reply.error, ParmflowError):
         raise reply.error
     if reply.error is not None:  # whatever an engine's library raises is that engine's failure
-        raise error_from_text(reply.traceback, who=who) from reply.error
+        raise error_from_text(reply.traceback, who=who, cramped=reply.cramped) from reply.error
     return to_record(task, reply.value)
 
 

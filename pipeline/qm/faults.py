@@ -51,9 +51,15 @@ def classify(text: str) -> str:
     return next((kind for pattern, kind in _PATTERNS if pattern in low), "engine")
 
 
-def error_from_text(text: str, *, who: str) -> QMError:
-    """Make the classified error of a program's complaint, with its last lines."""
+def error_from_text(text: str, *, who: str, cramped: bool = False) -> QMError:
+    """Make the classified error of a program's complaint, with its last lines.
+
+    A library that is refused memory does not always say so (no thread, no shared object): words that mean
+    nothing, from a process `cramped` by its memory limit, mean that.
+    """
     kind = classify(text)
+    if kind == "engine" and cramped:
+        kind = "memory"
     message = f"{who} failed ({kind}): {text.strip()[-_TAIL:]}"
     return QMError(message, kind=kind, retryable=rule_of(kind).later)
 

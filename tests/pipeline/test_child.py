@@ -63,6 +63,22 @@ def test_deaths_are_classified(code: str, kind: str, word: str, limits: Limits) 
     assert run_in_child(abs, -1, limits=limits) == 1  # and the next job runs
 
 
+@pytest.mark.parametrize(("share", "cramped"), [(0.93, True), (0.5, False)])
+def test_an_error_tells_whether_memory_was_nearly_gone(share: float, cramped: bool, limits: Limits) -> None:
+    """An address space grown to this share of the limit, given back, and an error of other words."""
+    code = f"""
+status = open("/proc/self/status").read()
+used = int(status.split("VmPeak:")[1].split()[0]) * 1024
+import mmap
+mmap.mmap(-1, int({share} * {limits.memory_mb} * 2**20) - used).close()
+raise RuntimeError("can't start new thread")
+"""
+    with Child(exec, code, limits=limits) as job:
+        reply = job.reply()
+    assert isinstance(reply.error, RuntimeError)
+    assert reply.cramped is cramped
+
+
 def test_hang_is_killed(tmp_path: Path) -> None:
     """A job over its wall-clock limit ends with kind time, also when it ignores SIGTERM."""
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"

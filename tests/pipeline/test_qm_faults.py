@@ -32,6 +32,8 @@ def test_texts_are_classified(text: str, kind: str) -> None:
     assert error.kind == kind
     assert str(error).startswith("water: psi4")
     assert text in str(error)
+    cramped = error_from_text(text, who="water: psi4", cramped=True)
+    assert cramped.kind == ("memory" if kind == "engine" else kind)
 
 
 @pytest.mark.parametrize(
