@@ -23,7 +23,7 @@ from pipeline.schema import CONVENTIONS_VERSION
 from pipeline.settings import Form
 
 SHIPPED = Path(__file__).parent / "weights"
-DEFAULT = "third"
+DEFAULT = "fourth"
 DOMAIN_FILE = "domain.json"
 
 
