@@ -21,7 +21,7 @@ import torch
 from flows.fits_plot import write_fits_plot
 from flows.fragments_picture import write_fragment_pictures
 from flows.notify import Herald
-from flows.request import Request, store_place
+from flows.request import Request, server_login, store_place
 from models.finetune import LigandFit, fine_tune
 from models.predict import Predictor, load_predictor
 from pipeline.assign import assign
@@ -46,10 +46,11 @@ from pipeline.library import Record, read_library
 from pipeline.library_delivery import write_library
 from pipeline.outcomes_table import write_json
 from pipeline.parametrize import StraightLine
-from pipeline.qm.batch import open_qm
 from pipeline.qm.levels import check_molecule, spec_by_name
 from pipeline.qm.methods import is_installed
 from pipeline.qm.relax import foreseen_by, relax_by
+from pipeline.qm.remote import connect
+from pipeline.qm.stored import open_qm
 from pipeline.refine import molecules, refine
 from pipeline.refine_bench import Bench, ChargeBench
 from pipeline.schema import CONVENTIONS_VERSION, Ligand, QMSpec, Reference
@@ -67,7 +68,7 @@ _NOT_DECISIVE: dict[str, bool | set[str]] = {
     "jobs": True,
     "model": True,
     "notify": True,
-    "qm": {"budget_seconds", "over_budget"},
+    "qm": {"budget_seconds", "over_budget", "server"},
     "export": {"library_offxml_limit"},
 }
 """Settings that change how fast or far a run goes, not what comes out; the model's hash stands for it."""
@@ -297,7 +298,8 @@ def spec_of(name: str, program: str = "auto") -> QMSpec:
 
 def specs_of(settings: Settings) -> list[QMSpec]:
     """The levels at which every ligand is computed, that of the references first."""
-    specs = [spec_of(settings.qm.spec, settings.qm.program)]
+    qm = settings.qm
+    specs = [spec_by_name(qm.spec, qm.program) if qm.server.address else spec_of(qm.spec, qm.program)]
     if settings.qm.optimise_spec is not None:
         specs.append(spec_of(settings.qm.optimise_spec))
     if settings.charges == "resp":
@@ -341,7 +343,8 @@ def open_bench(request: Request) -> Iterator[Bench]:
         return fine_tune(predictor, references, settings.fine_tune, on_step=lambda *_: ring())
 
     place = store_place(request.store)
-    with open_qm(place, settings.model_copy(update={"jobs": n_jobs(settings)})) as qm:
+    server = connect(settings.qm.server, server_login()) if settings.qm.server.address else None
+    with open_qm(place, settings.model_copy(update={"jobs": n_jobs(settings)}), server) as qm:
         relax = relax_by(place, settings, qm.budget)
         yield Bench(
             qm=qm,

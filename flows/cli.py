@@ -69,6 +69,12 @@ Spec = Annotated[str | None, typer.Option("--spec", metavar="NAME", help=_SPEC_H
 Budget = Annotated[
     str | None, typer.Option("--budget", metavar="TIME", help="Wall time for QM, e.g. 90s, 30m, 2h.")
 ]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server", metavar="URL", help="A QCFractal server that computes the references' single points."
+    ),
+]
 InPrefect = Annotated[bool, typer.Option("--prefect", help="Run as a Prefect flow.")]
 RecordNumber = Annotated[int | None, typer.Option("--record", metavar="N", help="One record in full.")]
 LigandId = Annotated[
@@ -148,6 +154,7 @@ def refine(
         ),
     ] = None,
     spec: Spec = None,
+    server: Server = None,
     store: Store = None,
     budget: Budget = None,
     config: Config = None,
@@ -164,8 +171,7 @@ def refine(
             "form": form,
             "charges": charges,
             "jobs": jobs,
-            "qm.spec": spec,
-            "qm.budget_seconds": parse_duration(budget),
+            **_qm_options(spec, server, budget),
         }
         request = Request(
             command="refine",
@@ -185,6 +191,11 @@ def _export_options(formats: str | None, check: str | None, constraints: bool | 
         "export.check": check,
         "export.constraints": constraints,
     }
+
+
+def _qm_options(spec: str | None, server: str | None, budget: str | None) -> dict[str, object]:
+    """What the QM options of a command say, by the names of the settings."""
+    return {"qm.spec": spec, "qm.server.address": server, "qm.budget_seconds": parse_duration(budget)}
 
 
 def _run_on_dask(request: Request, address: str, *, as_json: bool) -> None:
@@ -234,6 +245,7 @@ def _show(folder: Path, *, as_json: bool) -> int:
 def qm(
     libraries: Libraries,
     spec: Spec = None,
+    server: Server = None,
     store: Store = None,
     budget: Budget = None,
     config: Config = None,
@@ -247,9 +259,7 @@ def qm(
             libraries=tuple(path.absolute() for path in libraries),
             out=Path(),
             store=chosen_store(store),
-            settings=settings_from(
-                config, {"jobs": jobs, "qm.spec": spec, "qm.budget_seconds": parse_duration(budget)}
-            ),
+            settings=settings_from(config, {"jobs": jobs, **_qm_options(spec, server, budget)}),
         )
         with watch_on_stderr() as watch:
             filled = qm_only.fill_store(request, watch)
@@ -352,10 +362,11 @@ def serve(
 
 
 @app.command(name="doctor")
-def doctor_command(store: Store = None, as_json: Json = False) -> None:
-    """Check versions against the pins, engines, scratch space, the QM store and the scheduler."""
+def doctor_command(store: Store = None, server: Server = None, as_json: Json = False) -> None:
+    """Check versions against the pins, engines, a server, scratch space, the QM store and the scheduler."""
     with exit_codes():
-        report = doctor.examine(chosen_store(store))
+        settings = settings_from(None, {"qm.server.address": server}).qm.server
+        report = doctor.examine(chosen_store(store), settings)
     if as_json:
         print_json(report.to_dict())
     else:

@@ -16,13 +16,15 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
-from flows.request import store_place
+from flows.request import server_login, store_place
 from models.predict import load_predictor
 from pipeline.deliver import FILES
-from pipeline.errors import SettingsError, StoreError
+from pipeline.errors import QMError, SettingsError, StoreError
 from pipeline.program import is_installed
 from pipeline.qm.door import available_engines
-from pipeline.qm.methods import PROGRAMS, methods_of
+from pipeline.qm.methods import PROGRAMS, is_computed_with, methods_of
+from pipeline.qm.remote import connect
+from pipeline.settings import ServerSettings
 from pipeline.store.database import is_there
 
 MIN_SCRATCH_GB = 2.0
@@ -63,12 +65,13 @@ class Report:
         return "\n".join(f"{marks[f.state]} {f.name}: {f.detail}" for f in self.findings)
 
 
-def examine(store: str) -> Report:
-    """Look at versions, weights, engines, disk space and the scheduler; changes nothing."""
+def examine(store: str, server: ServerSettings) -> Report:
+    """Look at versions, weights, engines, a server, disk space and the scheduler; changes nothing."""
     findings = [
         *check_versions(requires("parmflow") or [], version),
         _check_weights(),
         *_check_engines(),
+        check_server(server),
         *_check_md_programs(),
         check_space("scratch space", Path(tempfile.gettempdir())),
         check_store(store),
@@ -127,6 +130,25 @@ def _check_engines() -> list[Finding]:
             detail = f"not found; {PROGRAMS[name].install} for {', '.join(methods_of(name))}"
             findings.append(Finding(name=f"engine {name}", state=state, detail=detail))
     return findings
+
+
+def check_server(settings: ServerSettings) -> Finding:
+    """Does the QCFractal server answer, and what would its workers compute for us now?"""
+    name = "QCFractal server"
+    if not settings.address:
+        detail = "none given; with --server URL it is looked at, and refine and qm compute there"
+        return Finding(name=name, state="note", detail=detail)
+    try:
+        programs = connect(settings, server_login()).programs()
+    except (SettingsError, QMError) as error:
+        return Finding(name=name, state="wrong", detail=str(error))
+    ours = [
+        f"{program} {', '.join(versions)}: {', '.join(methods_of(program)) or 'its own methods'}"
+        for program, versions in programs.items()
+        if is_computed_with(program)
+    ]
+    detail = f"{settings.address} answers; {'; '.join(ours) or 'nobody computes there now'}"
+    return Finding(name=name, state="ok" if ours else "note", detail=detail)
 
 
 def _check_md_programs() -> list[Finding]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.database import Place, check_address
 from pipeline.errors import SettingsError
+from pipeline.qm.remote import Login
 from pipeline.settings import Settings, build_settings
 
 STORE_FILE = "qm.sqlite"
@@ -56,6 +57,12 @@ def store_place(store: str) -> Place:
     if _is_address(store):
         return Place(url=store, schema=STORE_SCHEMA)
     return Place.of_file(Path(store) / STORE_FILE)
+
+
+def server_login() -> Login | None:
+    """Who we are to a QCFractal server: qcportal's own environment variables; None without them."""
+    user, password = os.environ.get("QCPORTAL_USERNAME"), os.environ.get("QCPORTAL_PASSWORD")
+    return Login(user=user, password=password) if user and password else None
 
 
 def _is_address(store: str) -> bool:

@@ -24,7 +24,11 @@ def say_cost(qm: QMBench, watch: _Speaker, tasks: Sequence[QMTask], budget_secon
     seconds = qm.estimate_seconds(tasks)
     programs = {spec.level: spec.program} | {task.spec.level: task.spec.program for task in tasks}
     levels = ", ".join(f"{level} ({program})" for level, program in programs.items())
-    watch.say(f"QM at {levels}: {len(tasks)} calculations, estimated at {in_words(seconds)}.")
+    n_there, server = qm.elsewhere(tasks)
+    parts = [f"{n_there} on {server}"] if n_there else []
+    if n_there < len(tasks):
+        parts.append(f"{'the others ' if n_there else ''}estimated at {in_words(seconds)}")
+    watch.say(f"QM at {levels}: {len(tasks)} calculations, {', '.join(parts)}.")
     if budget_seconds is not None and seconds > budget_seconds:
         fitting = qm.what_would_fit(tasks, budget_seconds)
         raise SettingsError(

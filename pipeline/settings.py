@@ -1,6 +1,7 @@
 """Settings of a run: frozen, checked at birth, unknown keys are errors. Nothing here reads a file."""
 
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -11,6 +12,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from pipeline.errors import QMError, SettingsError
 from pipeline.qm.levels import spec_by_name
@@ -31,6 +33,10 @@ CLASS2_LACKS = {
     "gromacs": "quartic bond",
 }
 """the first term of class II that each of the other formats lacks"""
+
+SERVER_PROGRAM = "psi4"
+NOT_ON_SERVERS = ("pyscf", "tblite")
+"""programs that we drive ourselves and QCEngine, which computes for a server, does not"""
 
 SUPPORTED_ELEMENTS = ("H", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I")
 
@@ -68,12 +74,36 @@ SpecName = str
 words, e.g. hf/def2-svp, b3lyp-d3bj/def2-tzvp, gfn1-xtb, am1, aimnet2: what `parmflow doctor` lists"""
 
 
+class ServerSettings(_Settings):
+    """A QCFractal server that computes the single points of the references; everything else is made here."""
+
+    address: str = ""
+    """http(s)://host[:port]; empty: everything is computed here"""
+    tag: str = "*"
+    """compute tag: whose workers take our calculations"""
+    look_seconds: float = Field(default=30.0, gt=0)
+    """between two looks for results"""
+    patience_seconds: float = Field(default=600.0, ge=0)
+    """for how long a server that does not answer is waited for"""
+
+    @field_validator("address")
+    @classmethod
+    def _is_plain(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if "@" in parts.netloc or parts.query:
+            raise PydanticCustomError("credentials", "")  # whose words do not repeat the value
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("is no address; write https://host or http://host:port")
+        return value.rstrip("/")
+
+
 class QMSettings(_Settings):
     """The reference calculations of `refine`."""
 
-    program: str = "auto"
-    """of `spec`; auto: for DFT pyscf, always installed and on two cores faster than psi4. One that QCEngine
-    alone knows, e.g. nwchem, takes methods in its own words."""
+    server: ServerSettings = ServerSettings()
+    program: str = Field(default="auto", validate_default=True)
+    """of `spec`; auto: for DFT pyscf, always installed and on two cores faster than psi4, and psi4 with a
+    server. One that QCEngine alone knows, e.g. nwchem, takes methods in its own words."""
     spec: SpecName = Field(default="openff-default", validate_default=True)
     """level of the references"""
     optimise_spec: SpecName | None = None
@@ -96,6 +126,16 @@ class QMSettings(_Settings):
     over_budget: Literal["refuse", "stop"] = "refuse"
     """refuse: begin no QM that is estimated to cost more; stop: begin, and go on another time. Either way,
     what is cut off waits until the command is repeated."""
+
+    @field_validator("program")
+    @classmethod
+    def _is_on_servers(cls, value: str, info: ValidationInfo) -> str:
+        server = info.data.get("server")
+        if server is None or not server.address:
+            return value
+        if value in NOT_ON_SERVERS:
+            raise ValueError(f"is no program of QCEngine, so no server has it; take {SERVER_PROGRAM}")
+        return SERVER_PROGRAM if value == "auto" else value
 
     @field_validator("spec", "optimise_spec", "drive_spec")
     @classmethod
@@ -200,7 +240,12 @@ class Settings(_Settings):
         return self
 
 
-_IN_WORDS = {"extra_forbidden": "unknown key", "model_type": "a table is expected"}
+_IN_WORDS = {
+    "extra_forbidden": "unknown key",
+    "model_type": "a table is expected",
+    "credentials": "a user name or password does not belong in an address, which is kept with the results; "
+    "set QCPORTAL_USERNAME and QCPORTAL_PASSWORD",
+}
 """pydantic's kinds of error whose own words say nothing to a chemist"""
 
 

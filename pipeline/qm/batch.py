@@ -5,7 +5,6 @@ lease, and its result is everybody's.
 """
 
 import contextlib
-import dataclasses
 import math
 import platform
 import selectors
@@ -20,24 +19,20 @@ from pathlib import Path
 import psutil
 
 from pipeline.child import Child, Limits
-from pipeline.database import Place
 from pipeline.errors import ChildError, QMError, StoreError
-from pipeline.outcome import Failure, failure_from_exception
+from pipeline.outcome import Failure
 from pipeline.qm.budget import Budget
-from pipeline.qm.cost import Calibration, expected_seconds, what_would_fit
+from pipeline.qm.cost import Calibration, expected_seconds
 from pipeline.qm.door import collect_record, start_task
-from pipeline.qm.levels import spec_by_name
-from pipeline.qm.outliers import flag_outliers
+from pipeline.qm.endings import Ending, OnResult, failure_of, run_through
 from pipeline.qm.result import EngineResult
 from pipeline.qm.rules import limits_after, rule_of, tries_again
 from pipeline.qm.schedule import cores_for, speedup
-from pipeline.schema import QMRecord, QMSpec, QMTask
-from pipeline.settings import QMSettings, Settings
-from pipeline.store import Attempt, Entry, Lease, QMStore, Refused, Timing, composition_of
+from pipeline.schema import QMTask
+from pipeline.settings import QMSettings
+from pipeline.store import SUBMITTED, Attempt, Entry, Lease, QMStore, Refused, Timing, composition_of
 from pipeline.store.leases import LEASE_SECONDS, own_name
 
-Ending = QMRecord | Failure
-OnResult = Callable[[QMTask, Ending], None]
 Start = Callable[[QMTask, Limits, int], Child[EngineResult]]
 """starts a task within limits on so many cores; QMError when it is refused"""
 
@@ -111,16 +106,7 @@ class Batch:
 
     def run(self, tasks: Iterable[QMTask], on_result: OnResult) -> dict[str, Ending]:
         """Do as `run_tasks` says."""
-        wanted = {task.key: task for task in tasks}
-        endings: dict[str, Ending] = dict(self._store.get_many(wanted))
-        for key, record in endings.items():
-            on_result(wanted[key], record)
-        todo = [task for key, task in wanted.items() if key not in endings]
-        for task, ending in self._endings(todo):
-            endings[task.key] = ending
-            on_result(task, ending)
-        flag_outliers(self._store, [ending for ending in endings.values() if isinstance(ending, QMRecord)])
-        return {key: endings[key] for key in wanted}
+        return run_through(self._store, tasks, self._endings, on_result)
 
     def _endings(self, tasks: Sequence[QMTask]) -> Iterator[tuple[QMTask, Ending]]:
         """Yield each task with its ending, as they end."""
@@ -160,14 +146,14 @@ class Batch:
             f"{task.ligand_key}: not started: about {needed:.0f} s needed, {left:.0f} s left of "
             f"the budget of {self._budget.seconds:.0f} s; repeat the command to go on"
         )
-        return _failure(task, QMError(message, kind="budget"))
+        return failure_of(task, QMError(message, kind="budget"))
 
     def _failed_elsewhere(self, task: QMTask) -> Failure | None:
         """Take another runner's failure for ours when trying again would not help."""
         attempts = self._store.attempts(task.key, after=self._first_attempt)
-        if not attempts or attempts[-1].kind == "ok" or tries_again(attempts[-1].kind, attempts):
+        if not attempts or attempts[-1].kind in ("ok", SUBMITTED) or tries_again(attempts[-1].kind, attempts):
             return None
-        return _failure(task, QMError(attempts[-1].message, kind=attempts[-1].kind))
+        return failure_of(task, QMError(attempts[-1].message, kind=attempts[-1].kind))
 
     def _has_room(self) -> bool:
         scratch = self._limits.scratch or Path(tempfile.gettempdir())
@@ -254,7 +240,7 @@ class Batch:
         if tries_again(error.kind, self._store.attempts(task.key, after=self._first_attempt)):
             self._waiting.append(task)
             return None
-        return _failure(task, error)
+        return failure_of(task, error)
 
     def _keep_alive(self) -> None:
         """Renew our leases; look from time to time what became of the tasks that others have."""
@@ -289,45 +275,3 @@ class _Took:
             rung=facts.get("scf_rung", ""),
             host=platform.node(),
         )
-
-
-def _failure(task: QMTask, error: QMError | ChildError) -> Failure:
-    """A task's failure; its kind's rule decides whether trying again later can help."""
-    failure = failure_from_exception(error, ligand=task.ligand_key, stage="qm")
-    return dataclasses.replace(failure, retryable=rule_of(error.kind).later)
-
-
-class StoredQM:
-    """The engines and a store at one level of theory: what `refine` needs of QM."""
-
-    def __init__(self, store: QMStore, settings: Settings) -> None:
-        self._store = store
-        self._settings = settings
-        self.budget = Budget(settings.qm.budget_seconds)
-        self._jobs = settings.jobs or psutil.cpu_count(logical=True) or 1
-        self.spec: QMSpec = spec_by_name(settings.qm.spec, settings.qm.program)
-
-    def find(self, keys: Iterable[str]) -> Mapping[str, QMRecord]:
-        """Results by task key; keys that the store lacks are absent."""
-        return self._store.get_many(keys)
-
-    def estimate_seconds(self, tasks: Sequence[QMTask]) -> float:
-        """Wall time that tasks will take here, by this machine's own history where there is one."""
-        return Calibration(self._store.timings(platform.node())).batch_seconds(tasks, self._jobs)
-
-    def what_would_fit(self, tasks: Sequence[QMTask], budget_seconds: float) -> str:
-        """Say what of these tasks could be done within a budget; empty when nothing."""
-        calibration = Calibration(self._store.timings(platform.node()))
-        return what_would_fit(tasks, budget_seconds, lambda some: calibration.batch_seconds(some, self._jobs))
-
-    def compute(self, tasks: Sequence[QMTask], on_result: OnResult) -> None:
-        """Compute what the store lacks and put it there."""
-        with Batch(self._store, self._settings.qm, jobs=self._jobs, budget=self.budget) as batch:
-            batch.run(tasks, on_result)
-
-
-@contextlib.contextmanager
-def open_qm(place: Place | Path, settings: Settings) -> Iterator[StoredQM]:
-    """Open the store at `place` for the QM of these settings; StoreError, or QMError for a wrong level."""
-    with QMStore(place) as store:
-        yield StoredQM(store, settings)

@@ -17,8 +17,11 @@ class QMBench(Protocol):
     def find(self, keys: Iterable[str]) -> Mapping[str, QMRecord]:
         """Results by task key; keys that the store lacks are absent."""
 
+    def elsewhere(self, tasks: Sequence[QMTask]) -> tuple[int, str]:
+        """How many of these tasks a server computes, and which one, in words."""
+
     def estimate_seconds(self, tasks: Sequence[QMTask]) -> float:
-        """Wall time that tasks will take."""
+        """Wall time that those computed here will take."""
 
     def what_would_fit(self, tasks: Sequence[QMTask], budget_seconds: float) -> str:
         """What of these tasks could be done within a budget, in words; empty when nothing."""

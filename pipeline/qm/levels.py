@@ -52,7 +52,7 @@ def spec_by_name(name: str, program: str = "auto") -> QMSpec:
         programs = METHODS[spec.method].programs
         if program not in ("auto", *programs):
             raise QMError(
-                f"{program} does not compute {spec.level}, but {' and '.join(programs)}; take program auto",
+                f"{program} does not compute {spec.level}; take program {' or '.join(programs)}",
                 kind="input",
             )
         spec = dataclasses.replace(spec, program=programs[0] if program == "auto" else program)
@@ -157,13 +157,18 @@ def n_functions(task: QMTask) -> int:
     )
 
 
-def check_task(task: QMTask) -> None:
-    """Refuse, before anything runs, what cannot succeed: QMError of kind input, geometry or engine."""
+def check_question(task: QMTask) -> None:
+    """Refuse, before anything runs, what no machine can answer: QMError of kind input or geometry."""
     complaint = _spec_complaint(task.spec) or _molecule_complaint(task) or _constraints_complaint(task)
     if complaint:
         raise QMError(f"{task.ligand_key}: {complaint}", kind="input")
     if closest := _clash(task):
         raise QMError(f"{task.ligand_key}: {closest}", kind="geometry")
+
+
+def check_task(task: QMTask) -> None:
+    """Refuse, before anything runs, what cannot succeed here: QMError of kind input, geometry or engine."""
+    check_question(task)
     if not is_installed(task.spec.program):
         entry = program_entry(task.spec.program)
         advice = entry.install if entry else "see the list of programs"

@@ -147,6 +147,13 @@ def is_installed(program: str) -> bool:
     return program in qcengine.list_available_programs()
 
 
+def is_computed_with(program: str) -> bool:
+    """Tell whether QCEngine has a harness for an engine of this name, here or on a server."""
+    import qcengine
+
+    return program in qcengine.list_all_programs() - _NOT_ENGINES
+
+
 def other_programs() -> tuple[str, ...]:
     """List the programs, installed here, that are computed with through QCEngine alone."""
     import qcengine

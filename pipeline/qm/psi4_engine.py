@@ -1,7 +1,6 @@
 """psi4 (1.3.2, and 1.4 and later) behind the door, through QCEngine. Imported in child processes only."""
 
 import dataclasses
-import re
 
 import numpy as np
 import qcengine
@@ -10,22 +9,15 @@ from qcelemental.models import AtomicInput, AtomicResult
 from pipeline.errors import QMError
 from pipeline.qm.dispersion import corrections
 from pipeline.qm.faults import error_from_text
-from pipeline.qm.levels import MAX_FITTED_ATOMIC_NUMBER, is_cartesian
+from pipeline.qm.molecule import to_molecule
+from pipeline.qm.psi4_keywords import psi4_keywords, version_numbers
 from pipeline.qm.psi4_properties import compute_properties
-from pipeline.qm.qcengine_engine import MEMORY_SHARE, complaint_of, resources, to_molecule
+from pipeline.qm.qcengine_engine import MEMORY_SHARE, complaint_of, resources
 from pipeline.qm.result import EngineResult
 from pipeline.schema import QMTask
 from pipeline.units import ANGSTROM_PER_BOHR
 
 _OLDEST = (1, 3, 2)
-_RENAMED = (1, 4)
-"""from here on the auxiliary basis of all def2 sets has its own name, which pyscf uses too"""
-_KEYWORDS = {
-    "e_convergence": 1e-9,
-    "d_convergence": 1e-7,
-    "maxiter": 60,
-    "fail_on_maxiter": True,
-}
 _LADDER: tuple[tuple[str, dict[str, object]], ...] = (
     ("default", {}),
     ("guess", {"guess": "gwh", "maxiter": 100}),
@@ -37,10 +29,8 @@ _LADDER: tuple[tuple[str, dict[str, object]], ...] = (
 def compute(task: QMTask, n_cores: int, memory_mb: int) -> EngineResult:
     """Compute what the driver asks of one geometry; QMError kind scf when no rung of the ladder converges."""
     version = _usable_version(task)
-    integrals = _integrals(task, version)
     for rung, keywords in _LADDER:
-        shells = {"puream": not is_cartesian(task.spec.basis)}
-        options = _KEYWORDS | shells | integrals | keywords | dict(task.spec.keywords)
+        options = psi4_keywords(task, version) | keywords | dict(task.spec.keywords)
         try:
             result = _compute(task, options, n_cores, memory_mb)
         except QMError as fault:
@@ -58,23 +48,11 @@ def compute(task: QMTask, n_cores: int, memory_mb: int) -> EngineResult:
 
 def _usable_version(task: QMTask) -> str:
     version = str(qcengine.get_program("psi4").get_version())
-    if _numbers(version) < _OLDEST:
+    if version_numbers(version) < _OLDEST:
         raise QMError(
             f"{task.ligand_key}: psi4 {version} is too old; 1.3.2 or newer is needed", kind="engine"
         )
     return version
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
-
-
-def _integrals(task: QMTask, version: str) -> dict[str, object]:
-    """Fit with psi4's own default basis, written out so that pyscf can use the same; where it ends, exact."""
-    if task.atomic_numbers.max() > MAX_FITTED_ATOMIC_NUMBER:
-        return {"scf_type": "pk", "df_scf_guess": False}
-    name = "def2-universal-jkfit" if _numbers(version) >= _RENAMED else "def2-qzvpp-jkfit"
-    return {"scf_type": "df", "df_basis_scf": name}
 
 
 def _compute(task: QMTask, options: dict[str, object], n_cores: int, memory_mb: int) -> EngineResult:

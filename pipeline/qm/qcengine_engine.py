@@ -4,30 +4,17 @@ import os
 
 import numpy as np
 import qcengine
-from qcelemental import periodictable
-from qcelemental.models import AtomicInput, FailedOperation, Molecule
+from qcelemental.models import AtomicInput, FailedOperation
 
 from pipeline.qm.dispersion import corrections
 from pipeline.qm.faults import error_from_text
-from pipeline.qm.result import EngineResult, to_bohr
+from pipeline.qm.molecule import to_molecule
+from pipeline.qm.result import EngineResult
 from pipeline.schema import QMTask
 from pipeline.units import ANGSTROM_PER_BOHR
 
 MEMORY_SHARE = 0.6
 """of the address space allowed; the rest is libraries"""
-
-
-def to_molecule(task: QMTask) -> Molecule:
-    """Give a task's molecule to QCEngine, fixed in its frame."""
-    return Molecule(
-        symbols=[periodictable.to_E(int(number)) for number in task.atomic_numbers],
-        geometry=to_bohr(task),
-        molecular_charge=task.total_charge,
-        molecular_multiplicity=1,
-        fix_com=True,  # without these two the gradient comes back turned
-        fix_orientation=True,
-        fix_symmetry="c1",
-    )
 
 
 def resources(n_cores: int, memory_mb: int) -> dict[str, object]:

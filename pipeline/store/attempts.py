@@ -7,6 +7,9 @@ from pipeline.database import Database, without_nul
 from pipeline.schema import QMSpec
 from pipeline.store.rows import spec_of
 
+SUBMITTED = "submitted"
+"""kind of a try that was given to a server; its message names the server's record"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
@@ -18,7 +21,7 @@ class Attempt:
     predicted_seconds: float | None
     """wall-clock, what the cost model said before, uncalibrated"""
     kind: str
-    """ok, or the kind of the QMError"""
+    """ok, submitted, or the kind of the QMError"""
     message: str = ""
     cpu_seconds: float | None = None
     """of all processes of the job; None where it did not live to tell"""
@@ -26,6 +29,7 @@ class Attempt:
     rung: str = ""
     """of the SCF ladder: the one that converged"""
     host: str = ""
+    """the machine, or the address of the server that was asked"""
     started: str = ""
     """UTC, ISO 8601; stamped by the store"""
 

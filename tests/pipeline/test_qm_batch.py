@@ -13,11 +13,12 @@ import pytest
 
 from pipeline.child import Limits
 from pipeline.outcome import Failure
-from pipeline.qm.batch import Batch, open_qm, run_tasks
+from pipeline.qm.batch import Batch, run_tasks
 from pipeline.qm.budget import Budget
 from pipeline.qm.cost import Calibration
 from pipeline.qm.door import run_task
 from pipeline.qm.levels import spec_by_name
+from pipeline.qm.stored import open_qm
 from pipeline.schema import QMRecord, QMSpec, QMTask
 from pipeline.settings import QMSettings, Settings
 from pipeline.store import QMStore

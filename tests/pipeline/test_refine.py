@@ -79,6 +79,9 @@ class SpringBench:
     def what_would_fit(self, tasks, budget_seconds):
         return f"of {len(tasks)} some would fit in {budget_seconds} s"
 
+    def elsewhere(self, *_: object):
+        return 0, ""
+
     def estimate_seconds(self, tasks):
         return 2.0 * len(tasks)
 
