@@ -70,13 +70,15 @@ class FractalServer:
         self._server._start_compute()
 
     def go_away(self) -> None:
-        """Stop answering."""
+        """Stop answering; a worker would give up beside it."""
+        self._server._stop_compute()
         self._server._stop_api()
 
     def come_back(self) -> None:
-        """Answer again, at the same address."""
+        """Answer again, at the same address, with a worker."""
         self._server._start_api()
         self._server.wait_for_api()
+        self._server._start_compute()
 
     def stop(self) -> None:
         """End all of it."""
