@@ -74,7 +74,7 @@ def test_levels_in_words(words: str, program: str, taken: str, level: str) -> No
         ("hf/dzvq", "auto", "dzvq is not a known basis"),
         ("wb97x/def2-svp", "auto", "with the dispersion d3bj only"),
         ("mp2/cc-pvdz", "auto", "unknown QM level 'mp2/cc-pvdz'; known are openff-default"),
-        ("gfn1-xtb", "psi4", "psi4 does not compute gfn1-xtb, but tblite"),
+        ("gfn1-xtb", "psi4", "psi4 does not compute gfn1-xtb; take program tblite"),
         ("mmff94", "rdkit", "unknown program 'rdkit'"),
         ("hf/dzvp", "gaussian", "unknown program 'gaussian'"),
     ],
