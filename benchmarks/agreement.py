@@ -12,8 +12,8 @@ from rdkit.Chem import AllChem
 from models.features import build_graph
 from models.gnn import GraphEncoder
 from models.graph import collate_graphs
-from pipeline.child import Limits
 from pipeline.ligand import ligand_from_rdkit
+from pipeline.process.child import Limits
 from pipeline.qm.door import run_task
 from pipeline.qm.levels import spec_by_name
 from pipeline.schema import Ligand, QMRecord, QMTask

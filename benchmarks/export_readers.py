@@ -14,13 +14,13 @@ import torch
 
 from benchmarks.tables import DATA
 from models.predict import load_predictor
-from pipeline.child import Limits, run_in_child
 from pipeline.deliver import CHECK_FILE, deliver, missing_programs
-from pipeline.energies import TERMS
 from pipeline.errors import ChildError, LigandError
 from pipeline.export.offxml import write_offxml
 from pipeline.library import read_library
 from pipeline.ligand import standardise
+from pipeline.process.child import Limits, run_in_child
+from pipeline.readback.energies import TERMS
 from pipeline.schema import Parametrized
 from pipeline.settings import ExportSettings, LigandRules
 from pipeline.smirnoff import label, read_smirnoff

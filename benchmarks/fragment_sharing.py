@@ -8,7 +8,7 @@ import numpy as np
 from rdkit import Chem
 
 from benchmarks.tables import DATA
-from pipeline.drive_plan import plan_drives
+from pipeline.fragments.drive_plan import plan_drives
 from pipeline.library import read_library
 from pipeline.ligand import ligand_from_rdkit, standardise, to_rdkit
 from pipeline.schema import Ligand

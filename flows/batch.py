@@ -37,7 +37,6 @@ from pipeline.campaign import (
     open_ledger,
     take_in,
 )
-from pipeline.child import run_in_child
 from pipeline.deliver import missing_programs
 from pipeline.drives import DriveBench
 from pipeline.errors import LibraryFileError, OutputFolderError, SettingsError, UsageError
@@ -46,6 +45,7 @@ from pipeline.library import Record, read_library
 from pipeline.library_delivery import write_library
 from pipeline.outcomes_table import write_json
 from pipeline.parametrize import StraightLine
+from pipeline.process.child import run_in_child
 from pipeline.qm.levels import check_molecule, spec_by_name
 from pipeline.qm.methods import is_installed
 from pipeline.qm.relax import foreseen_by, relax_by

@@ -20,7 +20,7 @@ from flows.request import server_login, store_place
 from models.predict import load_predictor
 from pipeline.deliver import FILES
 from pipeline.errors import QMError, SettingsError, StoreError
-from pipeline.program import is_installed
+from pipeline.process.program import is_installed
 from pipeline.qm.door import available_engines
 from pipeline.qm.methods import PROGRAMS, is_computed_with, methods_of
 from pipeline.qm.remote import connect

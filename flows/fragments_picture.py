@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.fragments import build_fragments
-from pipeline.fragments_picture import draw_fragments_svg
+from pipeline.fragments.cut import build_fragments
+from pipeline.fragments.picture import draw_fragments_svg
 from pipeline.names import record_id
 from pipeline.schema import Ligand
 from pipeline.settings import FragmentSettings

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.campaign import Watch
 from pipeline.errors import ChildError
 from pipeline.ledger import Ledger
-from pipeline.program import run_program
+from pipeline.process.program import run_program
 from pipeline.settings import NotifySettings
 
 SECONDS = 60.0

@@ -6,9 +6,9 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
-from pipeline.child import Limits, run_in_child
 from pipeline.errors import ChildError, ConformerError
 from pipeline.ligand import to_rdkit
+from pipeline.process.child import Limits, run_in_child
 from pipeline.schema import Conformers, FloatArray, Ligand
 from pipeline.settings import ConformerSettings
 from pipeline.stereo import has_stereo_of

@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import gromacs_engine, lammps_engine
-from pipeline.energies import TERMS
 from pipeline.errors import ExportError, OutputFolderError, ParmflowError
 from pipeline.export.amber import write_inpcrd, write_prmtop
 from pipeline.export.gromacs import write_atomtypes_itp, write_gro, write_molecule_itp, write_top
@@ -28,8 +26,10 @@ from pipeline.export.openmm_forcefield import write_openmm_forcefield
 from pipeline.export.openmm_system import write_openmm_system
 from pipeline.export.parameters_json import write_parameters_json
 from pipeline.export.sdf import write_sdf
-from pipeline.program import is_installed
-from pipeline.readback import (
+from pipeline.process.program import is_installed
+from pipeline.readback import gromacs_engine, lammps_engine
+from pipeline.readback.energies import TERMS
+from pipeline.readback.files import (
     Check,
     Checker,
     check_constrained_offxml,
@@ -41,11 +41,11 @@ from pipeline.readback import (
     check_sdf,
     read_back,
 )
-from pipeline.readback_forcefield import check_openmm_forcefield
-from pipeline.readback_gromacs import check_gro, check_top
-from pipeline.readback_lammps import check_lammps
-from pipeline.readback_leap import check_frcmod
-from pipeline.readback_openff import check_offxml_in_openff
+from pipeline.readback.forcefield import check_openmm_forcefield
+from pipeline.readback.gromacs import check_gro, check_top
+from pipeline.readback.lammps import check_lammps
+from pipeline.readback.leap import check_frcmod
+from pipeline.readback.openff import check_offxml_in_openff
 from pipeline.schema import Ligand, MMParameters, Parametrized
 from pipeline.settings import CLASS2_LACKS, CheckDepth, ExportSettings
 from pipeline.shortcuts import shortcuts

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.campaign import Campaign, each
-from pipeline.drive_plan import Drive, plan_drives
+from pipeline.fragments.drive_plan import Drive, plan_drives
 from pipeline.outcome import Failure
 from pipeline.parametrize import attempt
 from pipeline.qm.bench import QMBench

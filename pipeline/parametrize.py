@@ -15,7 +15,6 @@ from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
-from pipeline.child import Limits
 from pipeline.conformers import displaced_copies, generate_conformers
 from pipeline.deliver import deliver
 from pipeline.errors import OutputFolderError, StoreError
@@ -24,6 +23,7 @@ from pipeline.ledger_values import Prepared
 from pipeline.library import Record
 from pipeline.ligand import canonical_ligand, canonical_order, ligand_key, standardise
 from pipeline.outcome import Failure, failure_from_exception
+from pipeline.process.child import Limits
 from pipeline.sampling import sample_copies
 from pipeline.schema import Conformers, FloatArray, Ligand, MMParameters, Parametrized, Topology
 from pipeline.settings import LigandRules, Settings
@@ -52,7 +52,7 @@ class Predictor(Protocol):
 
 
 class Isolate(Protocol):
-    """Runs a function where it can take nothing else down: `pipeline.child.run_in_child`, or a plain call."""
+    """Runs a function where it can take nothing else down: in a child process, or a plain call."""
 
     def __call__(self, function: Callable[..., Value], /, *args: object, limits: Limits) -> Value:
         """Give back what the function returned, or raise what it raised."""

@@ -7,9 +7,9 @@ import openmm
 from openmm import _openmm  # its functions give numbers at an eighth of the time of quantities
 from rdkit import Chem
 
-from pipeline.energies import TERMS, evaluate, evaluate_foreign
 from pipeline.errors import ParametersError, VerificationError
 from pipeline.export.openmm_system import build_system
+from pipeline.readback.energies import TERMS, evaluate, evaluate_foreign
 from pipeline.schema import (
     CrossTerms,
     EnergyReport,

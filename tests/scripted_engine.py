@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.child import Child, Limits
 from pipeline.database import Place
 from pipeline.errors import QMError
+from pipeline.process.child import Child, Limits
 from pipeline.qm.batch import Batch
 from pipeline.qm.door import in_own_frame
 from pipeline.qm.result import EngineResult

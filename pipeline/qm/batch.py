@@ -18,9 +18,9 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.child import Child, Limits
 from pipeline.errors import ChildError, QMError, StoreError
 from pipeline.outcome import Failure
+from pipeline.process.child import Child, Limits
 from pipeline.qm.budget import Budget
 from pipeline.qm.cost import Calibration, expected_seconds
 from pipeline.qm.door import collect_record, start_task

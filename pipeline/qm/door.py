@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from subprocess import DEVNULL, PIPE, run
 
-from pipeline.child import Child, Limits
 from pipeline.errors import ChildError, ParmflowError
+from pipeline.process.child import Child, Limits
 from pipeline.qm.faults import error_from_child, error_from_text
 from pipeline.qm.levels import check_task, levels_of
 from pipeline.qm.methods import PROGRAMS, is_installed, other_programs

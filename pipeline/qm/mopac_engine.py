@@ -9,7 +9,7 @@ from qcelemental import periodictable
 from rdkit import Chem
 
 from pipeline.errors import ChildError, QMError
-from pipeline.program import run_program
+from pipeline.process.program import run_program
 from pipeline.qm.result import EngineResult
 from pipeline.schema import FloatArray, QMTask
 from pipeline.units import (

@@ -11,7 +11,7 @@ import numpy as np
 from qcelemental import periodictable
 
 from pipeline.errors import ChildError
-from pipeline.program import run_program
+from pipeline.process.program import run_program
 from pipeline.qm.dispersion import corrections
 from pipeline.qm.esp_grid import shell_points
 from pipeline.qm.faults import error_from_text

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from pipeline.child import Limits
+from pipeline.process.child import Limits
 from pipeline.store import Attempt
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from qcelemental import periodictable
 
 from pipeline.errors import QMError
+from pipeline.fragments.rotors import Dihedral
 from pipeline.outcome import Failure, failure_from_exception
-from pipeline.rotors import Dihedral
 from pipeline.schema import DihedralConstraint, FloatArray, IntArray, QMRecord, QMSpec, QMTask
 from pipeline.units import DEGREE_PER_RADIAN, KCAL_PER_HARTREE
 

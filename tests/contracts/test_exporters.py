@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.deliver import FILES, FileKind, deliver
-from pipeline.energies import TERMS
+from pipeline.readback.energies import TERMS
 from pipeline.schema import Parametrized
 from pipeline.smirnoff import label, read_smirnoff
 from pipeline.verify import ENERGY_TOLERANCE, EnergyCheck, Reference, build_reference

@@ -11,13 +11,13 @@ import openmm
 import pytest
 
 from models.predict import load_predictor
-from pipeline import gromacs_engine, lammps_engine
 from pipeline.deliver import FILES
-from pipeline.energies import TERMS
 from pipeline.errors import VerificationError
 from pipeline.export.gromacs import write_gro
 from pipeline.export.openmm_system import build_system
-from pipeline.program import run_program
+from pipeline.process.program import run_program
+from pipeline.readback import gromacs_engine, lammps_engine
+from pipeline.readback.energies import TERMS
 from pipeline.schema import Parametrized
 from pipeline.units import ANGSTROM_PER_NM, KJ_PER_KCAL
 from pipeline.verify import ENERGY_TOLERANCE, Reference, build_reference

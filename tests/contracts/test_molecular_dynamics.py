@@ -11,7 +11,7 @@ from models.predict import load_predictor
 from pipeline.export.amber import write_inpcrd, write_prmtop
 from pipeline.export.openmm_forcefield import write_openmm_forcefield
 from pipeline.export.openmm_system import write_openmm_system
-from pipeline.readback_forcefield import build_app_topology
+from pipeline.readback.forcefield import build_app_topology
 from pipeline.schema import Parametrized
 from pipeline.topology import build_topology
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from pipeline.child import Limits
+from pipeline.process.child import Limits
 from pipeline.qm import mopac_engine, qcengine_engine
 from pipeline.qm.dispersion import compute_short_range
 from pipeline.qm.door import run_task

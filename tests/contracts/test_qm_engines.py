@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from pipeline.child import Limits
 from pipeline.errors import QMError
+from pipeline.process.child import Limits
 from pipeline.qm.dispersion import compute_d3bj
 from pipeline.qm.door import available_engines, run_task
 from pipeline.qm.levels import spec_by_name

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from pipeline.export.parameters_json import read_parametrized_json
-from pipeline.readback import compare_parameters
+from pipeline.readback.files import compare_parameters
 from pipeline.smirnoff import label, read_smirnoff
 
 LIBRARY = "CCO ethanol\nCC ethane\nOCC ethanol-again\nno-smiles broken\nCC(=O)[O-] acetate\n"

@@ -22,8 +22,8 @@ from models.energy import (
     nonbonded_energy_and_gradient,
     valence_energy_and_gradient,
 )
-from pipeline.energies import compute_forces, compute_report
 from pipeline.export.openmm_system import build_system
+from pipeline.readback.energies import compute_forces, compute_report
 from pipeline.schema import CLASS1_FIELDS, MMParameters, Topology
 from pipeline.topology import topology_of_molecule
 from pipeline.units import COULOMB_CONSTANT

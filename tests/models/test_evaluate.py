@@ -24,9 +24,9 @@ from models.evaluation.scoring import (
     score_row,
     summarise,
 )
-from pipeline.energies import evaluate as evaluate_with_openmm
 from pipeline.errors import OutputFolderError, ParametersError, SettingsError
 from pipeline.export.openmm_system import build_system
+from pipeline.readback.energies import evaluate as evaluate_with_openmm
 from pipeline.schema import Ligand, MMParameters, Topology
 
 SETTINGS = EvaluationSettings(n_resamples=50)

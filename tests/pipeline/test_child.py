@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import child
-from pipeline.child import Child, Limits, run_in_child, sweep
 from pipeline.errors import ChildError, QMError
+from pipeline.process import child
+from pipeline.process.child import Child, Limits, run_in_child, sweep
 from tests.process_tree import runs_pid
 
 SOON = 5.0
@@ -105,7 +105,7 @@ def test_a_stopped_supervisor_is_not_waited_for(tmp_path: Path) -> None:
     """A warden that is stopped and so never reports: the job is overdue and ends as lost."""
     limits = Limits(wall_seconds=5.0, memory_mb=512, scratch=tmp_path)  # time enough to find and stop it
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.child._GRACE_SECONDS", 1.0)
+        patch.setattr("pipeline.process.child._GRACE_SECONDS", 1.0)
         with Child(time.sleep, 600, limits=limits) as job:
             (server,) = [c for c in psutil.Process().children() if "child_server" in " ".join(c.cmdline())]
             while not (wardens := server.children()):
@@ -188,7 +188,7 @@ def test_parent_death_kills(how: signal.Signals, tmp_path: Path) -> None:
     note, scratch = tmp_path / "pid", tmp_path / "scratch"
     inner = f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     script = (
-        "from pathlib import Path; from pipeline.child import Limits, run_in_child; "
+        "from pathlib import Path; from pipeline.process.child import Limits, run_in_child; "
         f"run_in_child(exec, {inner!r}, limits=Limits(wall_seconds=600, memory_mb=512, "
         f"scratch=Path({str(scratch)!r})))"
     )
@@ -212,7 +212,7 @@ def test_death_of_a_forked_parent_kills_and_closes_its_pipes(tmp_path: Path) -> 
     note, forked = tmp_path / "pid", tmp_path / "forked"
     inner = f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     script = (
-        "import os, time; from pathlib import Path; from pipeline.child import Child, Limits\n"
+        "import os, time; from pathlib import Path; from pipeline.process.child import Child, Limits\n"
         f"limits = Limits(wall_seconds=600, memory_mb=512, scratch=Path({str(tmp_path / 'scratch')!r}))\n"
         f"with Child(exec, {inner!r}, limits=limits) as child:\n"
         "    if os.fork() == 0:\n"

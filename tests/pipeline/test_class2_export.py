@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from pipeline.deliver import CHECK_FILE, deliver
-from pipeline.energies import compute_forces, compute_report
 from pipeline.errors import ExportError, ParametersError, SettingsError, VerificationError
 from pipeline.export.lammps import write_lammps_data, write_lammps_input
 from pipeline.export.library_offxml import write_library_offxml
 from pipeline.export.openmm_system import build_system
 from pipeline.export.parameters_json import read_parametrized_json, write_parameters_json
-from pipeline.lammps_engine import PROGRAM, check_lammps_in_engine
-from pipeline.readback_lammps import check_lammps
+from pipeline.readback.energies import compute_forces, compute_report
+from pipeline.readback.lammps import check_lammps
+from pipeline.readback.lammps_engine import PROGRAM, check_lammps_in_engine
 from pipeline.schema import CrossTerms, Parametrized
 from pipeline.settings import build_settings
 from pipeline.topology import coupled_rows

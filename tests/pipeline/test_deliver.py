@@ -18,8 +18,8 @@ import pytest
 
 import pipeline.deliver
 from pipeline.deliver import CHECK_FILE, FILES, deliver, sweep
-from pipeline.energies import TERMS
 from pipeline.errors import OutputFolderError, ParametersError, VerificationError
+from pipeline.readback.energies import TERMS
 from pipeline.schema import Parametrized
 from pipeline.verify import ENERGY_TOLERANCE, build_reference
 

@@ -17,7 +17,7 @@ from pipeline.export.gromacs import (
     write_molecule_itp,
     write_top,
 )
-from pipeline.readback_gromacs import SingleMoleculeTop
+from pipeline.readback.gromacs import SingleMoleculeTop
 from pipeline.schema import MMParameters, Parametrized
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import ExportError
 from pipeline.export.lammps import BOX_MARGIN, write_lammps_data, write_lammps_input
-from pipeline.readback_lammps import check_lammps
+from pipeline.readback.lammps import check_lammps
 from pipeline.schema import Parametrized
 from pipeline.verify import build_reference
 

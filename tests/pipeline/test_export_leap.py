@@ -13,7 +13,7 @@ from pipeline.deliver import deliver
 from pipeline.errors import ExportError, VerificationError
 from pipeline.export.leap import list_leap_impropers, write_frcmod, write_leap_input, write_mol2
 from pipeline.export.leap_types import CODES, assign_leap_types
-from pipeline.readback_leap import check_frcmod
+from pipeline.readback.leap import check_frcmod
 from pipeline.schema import MMParameters, Parametrized
 from pipeline.verify import build_reference
 

@@ -10,7 +10,7 @@ from openmm import app
 
 from pipeline.errors import ExportError
 from pipeline.export.openmm_forcefield import write_openmm_forcefield
-from pipeline.readback_forcefield import build_app_topology
+from pipeline.readback.forcefield import build_app_topology
 from pipeline.schema import FloatArray, Parametrized
 from pipeline.verify import build_reference, check_system
 

@@ -7,13 +7,13 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from pipeline.drive_plan import drive_key, map_dihedral_to_parents, plan_drives
-from pipeline.fragments import CAP, Fragment, build_fragments
-from pipeline.fragments_picture import draw_fragments_png, draw_fragments_svg
-from pipeline.functional_groups import find_functional_groups
+from pipeline.fragments.cut import CAP, Fragment, build_fragments
+from pipeline.fragments.drive_plan import drive_key, map_dihedral_to_parents, plan_drives
+from pipeline.fragments.functional_groups import find_functional_groups
+from pipeline.fragments.picture import draw_fragments_png, draw_fragments_svg
+from pipeline.fragments.rotors import dihedrals_about, list_rotors
 from pipeline.library import Record
 from pipeline.ligand import ligand_from_rdkit, ligand_key, reorder_ligand, standardise, to_rdkit
-from pipeline.rotors import dihedrals_about, list_rotors
 from pipeline.schema import Ligand
 from pipeline.settings import FragmentSettings, LigandRules
 from pipeline.stereo import count_specified_stereo, has_stereo_of

@@ -1,7 +1,7 @@
 import pytest
 from rdkit import Chem
 
-from pipeline.functional_groups import find_functional_groups
+from pipeline.fragments.functional_groups import find_functional_groups
 
 # One example of each group of the table.
 GROUPS = {

@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import RefusedLigandError, UsageError, VerificationError
 from pipeline.export.offxml import write_constrained_offxml, write_offxml
 from pipeline.openff_adapter import ligand_from_openff, parametrize_openff, to_openff_force_field
-from pipeline.readback_openff import check_offxml_in_openff, has_openff
+from pipeline.readback.openff import check_offxml_in_openff, has_openff
 from pipeline.schema import Ligand, MMParameters, Topology
 from pipeline.settings import LigandRules
 from pipeline.verify import build_reference

@@ -10,8 +10,8 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 from scipy.spatial.transform import Rotation
 
-from pipeline.child import Limits
 from pipeline.errors import QMError
+from pipeline.process.child import Limits
 from pipeline.qm.connectivity import changed_bonds
 from pipeline.qm.door import run_task
 from pipeline.qm.levels import spec_by_name

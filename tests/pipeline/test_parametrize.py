@@ -25,11 +25,11 @@ from pipeline.campaign import (
     open_ledger,
     take_in,
 )
-from pipeline.child import run_in_child
 from pipeline.errors import OutputFolderError, StoreError
 from pipeline.library import read_library
 from pipeline.outcome import Failure
 from pipeline.parametrize import StraightLine, attempt
+from pipeline.process.child import run_in_child
 from pipeline.schema import MMParameters
 from pipeline.settings import Settings
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ChildError, VerificationError
-from pipeline.program import is_installed, refusal_is_a_difference, run_program
+from pipeline.process.program import is_installed, refusal_is_a_difference, run_program
 
 
 def test_output_and_answers(tmp_path):

@@ -11,8 +11,8 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline.child import Limits
 from pipeline.outcome import Failure
+from pipeline.process.child import Limits
 from pipeline.qm.batch import Batch, run_tasks
 from pipeline.qm.budget import Budget
 from pipeline.qm.cost import Calibration

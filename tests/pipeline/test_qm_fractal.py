@@ -13,9 +13,9 @@ from shutil import which
 import numpy as np
 import pytest
 
-from pipeline.child import Limits
 from pipeline.errors import QMError, SettingsError
 from pipeline.outcome import Failure
+from pipeline.process.child import Limits
 from pipeline.qm.door import run_task
 from pipeline.qm.remote import Login, connect
 from pipeline.schema import QMRecord

@@ -7,9 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.child import Limits
 from pipeline.errors import StoreError
 from pipeline.outcome import Failure
+from pipeline.process.child import Limits
 from pipeline.qm.batch import Batch, Ending
 from pipeline.qm.rules import RULES, limits_after
 from pipeline.schema import QMRecord, QMTask

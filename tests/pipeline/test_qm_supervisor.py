@@ -12,8 +12,8 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline.child import Child, Limits, sweep
 from pipeline.errors import QMError
+from pipeline.process.child import Child, Limits, sweep
 from pipeline.qm.door import collect_record
 from pipeline.qm.job import compute_here
 from pipeline.qm.record import in_own_frame
@@ -32,7 +32,7 @@ PATIENCE = 200.0
 RUNNER = """
 import sys
 from pathlib import Path
-from pipeline.child import Limits
+from pipeline.process.child import Limits
 from pipeline.qm.door import run_task
 from tests.pipeline.test_qm_supervisor import make_task
 run_task(make_task(4), Limits(wall_seconds=600, memory_mb=4096, scratch=Path(sys.argv[1])))

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.deliver import FILES
 from pipeline.errors import VerificationError
-from pipeline.readback import read_back
+from pipeline.readback.files import read_back
 from pipeline.schema import Parametrized
 from pipeline.verify import Reference, build_reference
 

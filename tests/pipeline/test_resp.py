@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from rdkit.Chem import AllChem
 
-from pipeline.child import Limits
 from pipeline.errors import QMError
 from pipeline.ligand import to_rdkit
+from pipeline.process.child import Limits
 from pipeline.qm.door import run_task
 from pipeline.qm.esp_grid import shell_points
 from pipeline.qm.levels import spec_by_name

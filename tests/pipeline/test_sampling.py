@@ -6,15 +6,15 @@ from functools import partial
 import numpy as np
 import pytest
 
-from pipeline.child import Limits
 from pipeline.conformers import embed_conformers, prune_conformers
-from pipeline.energies import compute_report
 from pipeline.errors import QMError
 from pipeline.export.openmm_system import build_system
 from pipeline.outcome import failure_from_exception
+from pipeline.process.child import Limits
 from pipeline.qm.door import run_task
 from pipeline.qm.levels import spec_by_name
 from pipeline.qm.relax import relax_conformers
+from pipeline.readback.energies import compute_report
 from pipeline.sampling import (
     ENERGY_WINDOW,
     TEMPERATURE,

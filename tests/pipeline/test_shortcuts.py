@@ -10,8 +10,8 @@ import pytest
 from openmm import app, unit
 
 from pipeline.deliver import FILES
-from pipeline.readback_forcefield import build_app_topology
-from pipeline.readback_gromacs import SingleMoleculeTop
+from pipeline.readback.forcefield import build_app_topology
+from pipeline.readback.gromacs import SingleMoleculeTop
 from pipeline.schema import Parametrized
 from pipeline.shortcuts import _SHORT, shortcuts
 

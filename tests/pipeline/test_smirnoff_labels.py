@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from pipeline.energies import compute_report
 from pipeline.errors import ParametersError
 from pipeline.export.openmm_system import build_system
 from pipeline.ligand import ligand_from_rdkit
+from pipeline.readback.energies import compute_report
 from pipeline.schema import FloatArray, Ligand, MMParameters
 from pipeline.smirnoff import SmirnoffForceField, label, read_smirnoff
 from pipeline.smirnoff.matching import compile_pattern, find_matches, molecule_for_matching

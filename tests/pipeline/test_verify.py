@@ -6,9 +6,9 @@ import numpy as np
 import openmm
 import pytest
 
-from pipeline.energies import compute_forces, compute_report
 from pipeline.errors import ParametersError, VerificationError
 from pipeline.export.openmm_system import build_system
+from pipeline.readback.energies import compute_forces, compute_report
 from pipeline.schema import EnergyReport, MMParameters, Parametrized, Topology
 from pipeline.units import COULOMB_CONSTANT
 from pipeline.verify import (

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.export.gromacs import MOLECULE_FILE, TYPES_FILE, box_side, gro_frame
-from pipeline.program import refusal_is_a_difference, run_program
-from pipeline.readback import Check
+from pipeline.process.program import refusal_is_a_difference, run_program
+from pipeline.readback.files import Check
 from pipeline.schema import EnergyReport, FloatArray
 from pipeline.units import ANGSTROM_PER_NM, KJ_PER_KCAL
 from pipeline.verify import Reference, check_engine

@@ -1,4 +1,4 @@
-"""The other side of `pipeline.child`: a small server that forks one warden and one worker per job.
+"""The other side of `pipeline.process.child`: a small server that forks one warden and one worker per job.
 
     parent ── control socket ──> server ── fork ──> warden ── fork ──> worker (runs the function)
        └────────── job socket, one per job ───────────┘

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.energies import TERMS
-from pipeline.program import refusal_is_a_difference, run_program
-from pipeline.readback import Check
-from pipeline.readback_lammps import read_sections
+from pipeline.process.program import refusal_is_a_difference, run_program
+from pipeline.readback.energies import TERMS
+from pipeline.readback.files import Check
+from pipeline.readback.lammps import read_sections
 from pipeline.schema import EnergyReport, FloatArray
 from pipeline.units import COULOMB_CONSTANT, LAMMPS_COULOMB_CONSTANT
 from pipeline.verify import Reference, check_engine

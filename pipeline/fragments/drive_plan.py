@@ -6,9 +6,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from pipeline.fragments import CAP, Fragment, build_fragments
+from pipeline.fragments.cut import CAP, Fragment, build_fragments
+from pipeline.fragments.rotors import Dihedral
 from pipeline.ligand import ligand_key
-from pipeline.rotors import Dihedral
 from pipeline.schema import IntArray, Ligand
 from pipeline.settings import FragmentSettings
 

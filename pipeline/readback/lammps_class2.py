@@ -1,6 +1,6 @@
 """What LAMMPS' class2 styles add to a data file, as LAMMPS' manual defines them: read into OpenMM's forces.
 
-Like `pipeline.readback_lammps` it shares nothing with the writer, and refuses what it does not know.
+Like `pipeline.readback.lammps` it shares nothing with the writer, and refuses what it does not know.
 """
 
 from collections.abc import Callable, Iterator

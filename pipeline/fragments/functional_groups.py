@@ -32,7 +32,7 @@ def find_functional_groups(mol: Chem.Mol) -> list[FunctionalGroup]:
 @cache
 def _read_table() -> tuple[tuple[str, Chem.Mol], ...]:
     """Read the table once: name and compiled pattern of each row."""
-    lines = resources.files("pipeline").joinpath(TABLE).read_text(encoding="utf-8").splitlines()
+    lines = resources.files("pipeline.fragments").joinpath(TABLE).read_text(encoding="utf-8").splitlines()
     rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
     patterns = [(row["name"], Chem.MolFromSmarts(row["smarts"])) for row in rows]
     wrong = [name for name, pattern in patterns if pattern is None]

@@ -7,7 +7,7 @@ import openmm
 from openmm import app
 
 from pipeline.errors import VerificationError
-from pipeline.readback import Check
+from pipeline.readback.files import Check
 from pipeline.schema import Topology
 from pipeline.verify import Reference, check_system
 

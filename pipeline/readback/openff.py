@@ -6,7 +6,7 @@ from pathlib import Path
 import openmm
 from rdkit import Chem
 
-from pipeline.readback import Check
+from pipeline.readback.files import Check
 from pipeline.verify import Reference, check_system
 
 

@@ -10,10 +10,10 @@ import openmm
 import parmed
 from rdkit import Chem
 
-from pipeline.energies import TERMS, evaluate
 from pipeline.errors import VerificationError
 from pipeline.export.openmm_system import IMPROPER_GROUP, build_system
-from pipeline.readback import Check, ResidualCheck
+from pipeline.readback.energies import TERMS, evaluate
+from pipeline.readback.files import Check, ResidualCheck
 from pipeline.schema import FloatArray, IntArray, MMParameters, Topology
 from pipeline.topology import list_linear_chains
 from pipeline.units import DEGREE_PER_RADIAN, KJ_PER_KCAL

@@ -7,7 +7,7 @@ from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
 from rdkit.Geometry import Point2D
 
-from pipeline.fragments import CAP, Fragment
+from pipeline.fragments.cut import CAP, Fragment
 from pipeline.ligand import to_rdkit
 from pipeline.schema import Ligand
 

@@ -11,7 +11,7 @@ from openmm import app
 
 from pipeline.errors import VerificationError
 from pipeline.export.gromacs import COORDINATE_DECIMALS, MOLECULE_FILE
-from pipeline.readback import CHARGE_SUM_TOLERANCE, Check, ContentCheck
+from pipeline.readback.files import CHARGE_SUM_TOLERANCE, Check, ContentCheck
 from pipeline.schema import FloatArray
 from pipeline.units import ANGSTROM_PER_NM
 from pipeline.verify import Reference, check_system

@@ -16,8 +16,8 @@ import openmm
 from openmm import _openmm  # its functions take numbers at a quarter of the time
 
 from pipeline.errors import VerificationError
-from pipeline.readback import CHARGE_SUM_TOLERANCE, Check
-from pipeline.readback_lammps_class2 import (
+from pipeline.readback.files import CHARGE_SUM_TOLERANCE, Check
+from pipeline.readback.lammps_class2 import (
     DIHEDRAL_SECTIONS,
     SECTIONS,
     STYLES,

@@ -1,7 +1,8 @@
 """DOOR: run a function in a supervised child process that cannot take the batch down with it.
 
 A segmentation fault, an abort, a hang or a memory leak in a library ends as a ChildError with the signal's
-name and the tail of the output. `pipeline.child_server` describes the processes behind this door. Linux only.
+name and the tail of the output. `pipeline.process.child_server` describes the processes behind this door.
+Linux only.
 """
 
 import contextlib
@@ -24,8 +25,8 @@ from typing import Any, Generic, TypeVar, cast
 
 import psutil
 
-from pipeline.child_server import OUTPUT_NAME, Ending, Job, Reply, receive_frame, send_frame
 from pipeline.errors import ChildError
+from pipeline.process.child_server import OUTPUT_NAME, Ending, Job, Reply, receive_frame, send_frame
 
 Result = TypeVar("Result")
 
@@ -46,7 +47,7 @@ _ONE_THREAD = {
 _MEMORY_WORDS = ("bad_alloc", "MemoryError", "Cannot allocate memory", "out of memory", "Out of memory")
 _BOOT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
-    "from pipeline.child_server import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
+    "from pipeline.process.child_server import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
 )
 
 

@@ -24,9 +24,9 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnumerationOptions
 
-from pipeline.functional_groups import find_functional_groups
+from pipeline.fragments.functional_groups import find_functional_groups
+from pipeline.fragments.rotors import Bond, choose_dihedral, list_rotors
 from pipeline.ligand import canonical_ligand, canonical_order, ligand_from_rdkit, to_rdkit
-from pipeline.rotors import Bond, choose_dihedral, list_rotors
 from pipeline.schema import IntArray, Ligand
 from pipeline.settings import FragmentSettings
 from pipeline.stereo import forget_inverting_nitrogen, list_unspecified_stereo
@@ -58,7 +58,7 @@ class Fragment:
 
 
 def build_fragments(ligand: Ligand, settings: FragmentSettings) -> tuple[Fragment, ...]:
-    """Build one fragment per bond to drive (`pipeline.rotors.list_rotors`).
+    """Build one fragment per bond to drive (`pipeline.fragments.rotors.list_rotors`).
 
     A ligand of up to `settings.whole_heavy_atoms` heavy atoms is the fragment of each of its bonds. Neither
     the order of the ligand's atoms nor the resonance form drawn changes the fragments.
