@@ -24,18 +24,19 @@ from pipeline.schema import QMTask
 from pipeline.settings import QMSettings
 from pipeline.store import QMStore
 
-MOLECULES = {"CCCC": 60, "c1ccc(-c2nnn[n-]2)nc1": 45}
-"""butane, 2-(tetrazolyl)pyridine -> spacing, degree"""
+MOLECULES = {"CCCC": 60, "c1cnc(-c2ncco2)nc1": 60}
+"""butane, 2-(oxazolyl)pyrimidine -> spacing, degree"""
 JOBS = 2
 
 
 def main() -> None:
     """Print, per molecule, both profiles (kcal/mol above their lowest common point) and the differences."""
-    path = DATA / "qm" / "train.parquet"
-    if not path.is_file():
+    paths = [DATA / "qm" / name for name in ("train.parquet", "dev.parquet")]
+    if not all(path.is_file() for path in paths):
         print(f"torsion drives: skipped, no data ({HOW})")
         return
-    rows = pd.read_parquet(path, filters=[("source", "==", "gen2-torsion"), ("key", "in", list(MOLECULES))])
+    asked = [("source", "==", "gen2-torsion"), ("key", "in", list(MOLECULES))]
+    rows = pd.concat([pd.read_parquet(path, filters=asked) for path in paths])
     folder = Path(tempfile.gettempdir()) / "parmflow-bench-torsion-drives"
     with QMStore(folder / "qm.sqlite") as store:
         for row in rows.itertuples():
