@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flows import batch, doctor, models_commands, qm_only, store_commands
-from flows.exit_codes import exit_codes
+from flows.exit_codes import ending_with_its_reader, exit_codes
 from flows.progress import lines_on_stderr, watch_on_stderr
 from flows.report import print_json, print_record, print_summary, summary
 from flows.request import Request, chosen_store, parse_duration, settings_from, split_formats
@@ -367,16 +367,17 @@ def doctor_command(store: Store = None, server: Server = None, as_json: Json = F
     with exit_codes():
         settings = settings_from(None, {"qm.server.address": server}).qm.server
         report = doctor.examine(chosen_store(store), settings)
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        print(report.to_text())
-    raise typer.Exit(0 if report.is_well else 1)
+        if as_json:
+            print_json(report.to_dict())
+        else:
+            print(report.to_text())
+        raise typer.Exit(0 if report.is_well else 1)
 
 
 def main() -> None:
     """Entry point of the command."""
-    app()
+    with ending_with_its_reader():
+        app()
 
 
 if __name__ == "__main__":

@@ -56,9 +56,15 @@ def print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value, indent=2))
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the command end as all do whose output nobody reads; rich would exit with 1."""
+        raise  # in rich's own `except BrokenPipeError`
+
+
 def print_summary(folder: Path, ledger: Ledger) -> None:
     """A table of the ligands, the reasons of failures, and where to look next, on stdout."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = _Console(highlight=False, markup=False, soft_wrap=True)
     table = _table(ledger, list(islice(ledger.outcomes(), _MAX_ROWS)))
     if len(table.columns) > _N_PLAIN_COLUMNS:
         console.print(_FIT_LEGEND)
