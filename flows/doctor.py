@@ -180,8 +180,8 @@ def check_store(store: str) -> Finding:
     if place.is_sqlite:
         return check_space("QM store", Path(store))
     try:
-        detail = "" if is_there(place) else "; the store is made when it is first used"
-    except StoreError as error:
+        detail = "" if is_there(place, patient=False) else "; the store is made when it is first used"
+    except (SettingsError, StoreError) as error:
         return Finding(name="QM store", state="wrong", detail=str(error))
     return Finding(name="QM store", state="ok", detail=f"{store} answers{detail}")
 

@@ -119,9 +119,10 @@ def open_ledger(folder: Path, address: str = "") -> Ledger:
         before = ledger_place(folder)
         if before not in (None, place):
             raise OutputFolderError(f"{folder}: its run has its ledger at {before}; give the same --ledger")
+        ledger = Ledger(place)
         if address and before is None:
             write_json(state / PLACE_FILE, {"url": place.url, "schema": place.schema})
-        return Ledger(place, known=before is not None)
+        return ledger
     except OSError as error:
         raise OutputFolderError(f"{folder}: cannot be written ({error.strerror or error})") from error
 

@@ -27,7 +27,7 @@ from sqlalchemy.pool import NullPool
 from pipeline.errors import SettingsError, StoreError
 
 BUSY_SECONDS = 60.0
-"""how long a writer waits for its turn, and anybody for a server that went away"""
+"""how long a writer waits for its turn, and anybody for a server that does not answer"""
 _LOOK_SECONDS = 0.5
 """between two looks whether the server is back"""
 _MANY = 500
@@ -37,6 +37,16 @@ _FULL = ("disk is full", "disk full", "disk i/o error", "no space left")
 """SQLite's and PostgreSQL's own words; a bare `full` would also be somebody's column or constraint"""
 _BROKEN = ("malformed", "not a database")
 _AWAY = ("connection", "server closed", "could not translate host", "failed to resolve host")
+_REFUSED = (
+    (r"password authentication failed", "check the user in the address and its password in ~/.pgpass"),
+    (r"no password supplied", "write this user's password into ~/.pgpass"),
+    (r'role "[^"]*" |authentication failed', "check the user in the address"),
+    (r'database "[^"]*" does not exist', "check its name in the address, or make it with createdb"),
+    (r"permission denied for database", "let this user connect to it (GRANT CONNECT)"),
+    (r"no pg_hba.conf entry", "let the server's pg_hba.conf admit this user from this machine"),
+)
+"""PostgreSQL's words when it answers with a refusal (SQLSTATE 28 and 3D, which its client library does not
+hand on), and what to change"""
 
 Value = TypeVar("Value")
 Values = Mapping[str, Any]
@@ -96,7 +106,7 @@ def check_address(url: str) -> str:
         raise SettingsError(f"{shown!r} is no address of a database; write postgresql://host/name") from error
     if parsed.get_backend_name() != "postgresql":
         raise SettingsError(f"{parsed.get_backend_name()}: databases are PostgreSQL or, by default, SQLite")
-    if parsed.password or "password" in parsed.query:
+    if parsed.password or any("password" in name for name in parsed.query):
         raise SettingsError("the address of the database holds a password; keep it in ~/.pgpass instead")
     return parsed.set(drivername="postgresql+psycopg").render_as_string()
 
@@ -132,11 +142,11 @@ class Database:
     """One connection, used by one thread at a time; raises StoreError: locked, disk, corrupt or lost."""
 
     def __init__(
-        self, place: Place, *, tables: str = "", read_only: bool = False, known: bool = False
+        self, place: Place, *, tables: str = "", read_only: bool = False, patient: bool = True
     ) -> None:
         """Connect, and make what is missing of the `tables` (SQL statements that end in `;`).
 
-        Where the database is `known`, having been used before, a server that does not answer is waited for.
+        A server that does not answer is waited for, if `patient`. SettingsError where it refuses us.
         """
         self.place = place
         self._in_transaction = False
@@ -147,7 +157,7 @@ class Database:
             raise StoreError(message, kind="missing") from error
         self._errors = (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error)
         self._driver: Any = None
-        self._connection = self._patiently(self._connect, lambda: known)
+        self._connection = self._patiently(self._connect, lambda: patient)
         try:
             self._prepare(tables, read_only)
         except BaseException:
@@ -180,7 +190,10 @@ class Database:
         try:
             return self._engine.connect()
         except SQLAlchemyError as error:
-            raise self._story(error) from error
+            story = self._story(error)
+            if story.kind == "refused":
+                raise SettingsError(str(story)) from error
+            raise story from error
 
     def _prepare(self, tables: str, read_only: bool) -> None:
         if read_only:
@@ -362,7 +375,7 @@ class Database:
         if self._driver is not None and self._engine.dialect.is_disconnect(error, self._driver, None):  # type: ignore[arg-type]
             self._driver = None
             self._connection.invalidate()
-        cause = str(error.orig if isinstance(error, DBAPIError) else error)
+        cause = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
         words = cause.lower()
         if any(word in words for word in _LOCKED):
             return StoreError(f"{self.place}: locked ({cause})", kind="locked", retryable=True)
@@ -371,6 +384,11 @@ class Database:
             return StoreError(message, kind="disk")
         if any(word in words for word in _BROKEN):
             return StoreError(f"{self.place}: not a readable database ({cause})", kind="corrupt")
+        for refusal, advice in _REFUSED:
+            if re.search(refusal, words) and "connection failed" in words:
+                return StoreError(
+                    f"{self.place}: the database refuses us ({cause}); {advice}", kind="refused"
+                )
         if any(word in words for word in _AWAY):
             message = f"{self.place}: the database does not answer ({cause}); repeat when it does"
             return StoreError(message, kind="lost", retryable=True)

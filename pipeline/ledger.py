@@ -81,17 +81,14 @@ class Ledger:
         *,
         now: Callable[[], float] = time.time,
         read_only: bool = False,
-        known: bool = False,
     ) -> None:
         """Open the ledger, making it where it is not there; `now` gives UTC seconds.
 
-        The server of one that is `known`, because it was used before, is waited for.
-        Raises OutputFolderError for what is no ledger, or one of another version.
+        Raises OutputFolderError for what is no ledger, or one of another version, and SettingsError where a
+        server refuses us.
         """
         try:
-            self._database = Database(
-                place, tables=_TABLES + LEASE_TABLES + STEP_TABLES, read_only=read_only, known=known
-            )
+            self._database = Database(place, tables=_TABLES + LEASE_TABLES + STEP_TABLES, read_only=read_only)
         except StoreError as error:
             advice = "" if error.retryable else "; choose another folder"
             raise OutputFolderError(f"{error}{advice}") from error

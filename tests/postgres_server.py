@@ -75,6 +75,15 @@ class PostgresServer:
         if self._coming is not None:
             self._coming.join()
 
+    def ask_for_password(self, user: str, password: str) -> str:
+        """Make a user whom it lets in with a password only; the address of the database for that user."""
+        rules = self._folder / "data" / "pg_hba.conf"
+        rules.write_text(f"host all {user} 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
+        with psycopg.connect(self.url.replace("+psycopg", "")) as server:
+            server.execute(f"CREATE ROLE {user} LOGIN SUPERUSER PASSWORD '{password}'")
+            server.execute("SELECT pg_reload_conf()")
+        return self.url.replace("parmflow@", f"{user}@")
+
     def remove(self) -> None:
         """Stop it and remove its data."""
         self.wait_until_back()

@@ -90,7 +90,8 @@ def open_database(place: Place) -> Database:
     """Open or make the store at this program's schema version.
 
     An older file is copied to `<name>.v<version>.backup` beside it and then brought forward. Raises
-    OutputFolderError when the path cannot be used at all, StoreError when it is no store or a newer one.
+    OutputFolderError when the path cannot be used at all, SettingsError where a server refuses us, StoreError
+    when it is no store or a newer one.
     """
     if place.is_sqlite:
         make_private(place.path)
@@ -103,11 +104,13 @@ def open_database(place: Place) -> Database:
     return database
 
 
-def is_there(place: Place) -> bool:
-    """Whether a store was made here; StoreError when the database does not answer."""
+def is_there(place: Place, *, patient: bool = True) -> bool:
+    """Whether a store was made here; SettingsError where a server refuses us, StoreError where it does not
+    answer, at once unless `patient`.
+    """
     if place.is_sqlite:
         return place.path.is_file()
-    with contextlib.closing(Database(place, read_only=True)) as database:
+    with contextlib.closing(Database(place, read_only=True, patient=patient)) as database:
         return database.has_table("meta")
 
 
@@ -124,8 +127,8 @@ def _prepare(database: Database) -> None:
     if found is not None and found < SCHEMA_VERSION:
         _back_up(database.place.path, found)
     if found != SCHEMA_VERSION:
-        with database.transaction():
-            _bring_forward(database, _version(database))  # another process may have been faster
+        # Another process may have been faster.
+        database.together(lambda: _bring_forward(database, _version(database)))
 
 
 def _version(database: Database) -> int | None:

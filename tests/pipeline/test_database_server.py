@@ -2,13 +2,15 @@
 
 import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pipeline.database import Place
-from pipeline.errors import OutputFolderError, StoreError
+from pipeline.errors import ParmflowError, SettingsError, StoreError
 from pipeline.ledger import Ledger
 from pipeline.ledger_values import Prepared
 from pipeline.library import Record
@@ -55,8 +57,6 @@ def test_a_server_that_stays_away_is_a_sentence(
             assert (caught.value.kind, caught.value.retryable) == ("lost", True)
         own_postgres.start()
         assert store.get("k") is None
-        with pytest.raises(StoreError, match="does not answer"):
-            QMStore(Place(url=own_postgres.url.replace("@127.0.0.1", "@nowhere.invalid"), schema="qm"))
 
 
 # ---- the ledger ----
@@ -143,13 +143,88 @@ def test_a_transaction_that_is_cut_off_at_its_end_is_told(
     assert ledger.outcome("a") is None
 
 
-def test_only_a_ledger_that_was_there_is_waited_for_at_its_opening(
-    own_postgres: PostgresServer, its_place: Place, ledger: Ledger
+# ---- opening ----
+
+OPENINGS: dict[str, Callable[[Place], Any]] = {"store": QMStore, "ledger": Ledger}
+
+
+@pytest.fixture(params=OPENINGS.values(), ids=OPENINGS.keys())
+def open_one(request: pytest.FixtureRequest) -> Callable[[Place], Any]:
+    """Open a store or a ledger."""
+    opening: Callable[[Place], Any] = request.param
+    return opening
+
+
+def test_an_opening_waits_for_the_server(
+    own_postgres: PostgresServer, its_place: Place, open_one: Callable[[Place], Any]
 ) -> None:
-    """A worker that opens its run's ledger waits; an address that never answered is refused at once."""
-    assert ledger.n_records() == 1
-    own_postgres.restart()
-    with pytest.raises(OutputFolderError, match=r"repeat when it does$"):
-        Ledger(its_place)
-    with contextlib.closing(Ledger(its_place, known=True)) as again:
-        assert again.n_records() == 1
+    """The server is away before a new one is opened, and again before it is opened for the second time."""
+    for _ in range(2):
+        own_postgres.restart()
+        with contextlib.closing(open_one(its_place)) as opened:
+            assert opened is not None
+
+
+def test_an_opening_that_waited_in_vain_is_a_sentence(
+    own_postgres: PostgresServer,
+    its_place: Place,
+    open_one: Callable[[Place], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The one of every write, for a server that stays away and for a host of no such name."""
+    monkeypatch.setattr("pipeline.database.BUSY_SECONDS", 0.5)
+    for url in (its_place.url.rpartition(":")[0] + ":9/x", "postgresql+psycopg://nowhere.invalid/x"):
+        with pytest.raises(ParmflowError, match=r"does not answer \(.*\); repeat when it does$"):
+            open_one(Place(url=url, schema="s"))
+
+
+REFUSALS = {
+    "wrong password": (lambda url: url, "guess", "password in ~/.pgpass"),
+    "no password": (lambda url: url, None, "password into ~/.pgpass"),
+    "unknown database": (lambda url: url.replace("/postgres", "/nosuch"), "right", "createdb"),
+    "unknown user": (lambda url: url.replace("guarded@", "nobody@"), None, "check the user"),
+}
+
+
+@pytest.fixture(scope="module")
+def guarded(own_postgres: PostgresServer) -> str:
+    """Address of a database for a user who needs the password `right`."""
+    return own_postgres.ask_for_password("guarded", "right")
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_refusal_is_told_at_once_and_says_what_to_change(
+    own_postgres: PostgresServer,
+    guarded: str,
+    case: str,
+    open_one: Callable[[Place], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A server that answers is not waited for, and no password is in the sentence."""
+    own_postgres.wait_until_back()
+    change, password, advice = REFUSALS[case]
+    monkeypatch.setenv("PGPASSFILE", str(tmp_path / "none"))
+    if password:
+        monkeypatch.setenv("PGPASSWORD", password)
+    monkeypatch.setattr("pipeline.database.time.sleep", lambda _: pytest.fail("it waits"))
+    with pytest.raises(SettingsError, match="refuses us") as caught:
+        open_one(Place(url=change(guarded), schema="s"))
+    message = str(caught.value)
+    assert advice in message
+    assert "\n" not in message
+    assert "guess" not in message
+    assert "right" not in message
+
+
+def test_the_right_password_opens(
+    own_postgres: PostgresServer,
+    guarded: str,
+    open_one: Callable[[Place], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the refusals above asked for is enough."""
+    own_postgres.wait_until_back()
+    monkeypatch.setenv("PGPASSWORD", "right")
+    with contextlib.closing(open_one(Place(url=guarded, schema="s"))) as opened:
+        assert opened is not None
