@@ -199,11 +199,8 @@ def _coupled_substituents(mol: Chem.Mol, bond: Bond) -> set[int]:
 
 
 def _has_pi(atom: Chem.Atom) -> bool:
-    """Whether an atom has a pi bond, or a lone pair beside one."""
-    if atom.GetIsAromatic() or _is_unsaturated(atom):
-        return True
-    is_donor = atom.GetAtomicNum() in _PI_DONORS and atom.GetTotalDegree() < 4
-    return is_donor and any(n.GetIsAromatic() or _is_unsaturated(n) for n in atom.GetNeighbors())
+    """Whether an atom has a pi bond, or a lone pair to give to one beside it."""
+    return _is_unsaturated(atom) or (atom.GetAtomicNum() in _PI_DONORS and atom.GetTotalDegree() < 4)
 
 
 def _aromatic_distances(mol: Chem.Mol, start: int) -> dict[int, int]:
@@ -222,7 +219,7 @@ def _is_coupling(atom: Chem.Atom) -> bool:
     """Amino, oxy, thio, and acyl, nitro, cyano, sulfonyl, phosphoryl; no halogen, alkyl, aryl or vinyl."""
     if atom.GetIsAromatic() or atom.GetAtomicNum() == _HYDROGEN:
         return False
-    if atom.GetAtomicNum() in _PI_DONORS | {15}:
+    if atom.GetAtomicNum() in _PI_DONORS:
         return True
     return any(
         bond.GetBondTypeAsDouble() > 1.0 and bond.GetOtherAtom(atom).GetAtomicNum() in _PI_DONORS

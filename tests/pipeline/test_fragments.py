@@ -96,6 +96,13 @@ def drug(request: pytest.FixtureRequest) -> tuple[Ligand, tuple[Fragment, ...]]:
         ("c1ccccc1CCCC1CCC2(CC1)OCCO2", "[CH2:1]-!@[CX4;R:2]", "CCCC1CCC2(CC1)OCCO2"),
         # a conjugated chain is not cut, and keeps its ends
         ("CCCCC/C=C/C=C/CCCCC", "[CX4:1]-[CX4:2]C=C", "C/C=C/C=C/CCCC"),
+        # a charge three bonds away stays, one four bonds away goes
+        ("C[N+](C)(C)CCCCCCCC", "[N+]CC[CH2:1]-[CH2:2]", "CCCCCC[N+](C)(C)C"),
+        ("C[N+](C)(C)CCCCCCCC", "[N+]CCC[CH2:1]-[CH2:2]", "CCCCCC"),
+        # para to a sulfide an ether pushes, a phosphoryl pulls; a sulfone is not conjugated with its ring
+        ("CCCCCCSc1ccc(OC)cc1", "[c:1]-[SX2:2]", "CCSc1ccc(OC)cc1"),
+        ("CCCCCCSc1ccc(P(C)(C)=O)cc1", "[c:1]-[SX2:2]", "CCSc1ccc(P(C)(C)=O)cc1"),
+        ("CCCCCCS(=O)(=O)c1ccc(OC)cc1", "[c:1]-[S:2]", "CCS(=O)(=O)c1ccccc1"),
     ],
 )
 def test_fragments_are_what_a_chemist_would_draw(smiles: str, bond: str, expected: str) -> None:

@@ -68,6 +68,11 @@ HABITS = {
         f"{RING} 2-7:1 3-8:1 4-9:1 5-10:1 6-11:1",
         "c1ccncc1",
     ),
+    "pyridine, its bonds in no order": (
+        "N.ar C.ar C.ar C.ar C.ar C.ar H H H H H",
+        "1-2:ar 3-4:ar 5-6:ar 2-7:1 2-3:ar 4-5:ar 6-1:ar 3-8:1 4-9:1 5-10:1 6-11:1",
+        "c1ccncc1",
+    ),
     "pyridinium": (
         "N.ar C.ar C.ar C.ar C.ar C.ar H H H H H H",
         f"{RING} 2-7:1 3-8:1 4-9:1 5-10:1 6-11:1 1-12:1",
@@ -161,6 +166,16 @@ def test_stereo_is_read_from_the_coordinates(sign, smiles):
     ("text", "error", "says"),
     [
         (mol2("C.3 H H H H", METHYL + " 1-5:1").replace(" 5 4 ", " 6 4 "), RecordError, "6 lines of ATOM"),
+        (
+            mol2("C.3 H H H H", METHYL + " 1-5:1").replace(" 5 4 0 0 0", " 5"),
+            RecordError,
+            "0 lines of BOND and has 4",
+        ),
+        (
+            mol2("C.3 H H H H", METHYL + " 1-5:1").replace(" H\n@<TRIPOS>BOND", "\n@<TRIPOS>BOND"),
+            RecordError,
+            "5 lines of ATOM and has 4",
+        ),
         (mol2("C.3 H H H H", METHYL + " 1-9:1"), RecordError, "bond 4: .*'9'"),
         (mol2("C.3 H H H H", METHYL + " 1-5:un"), RecordError, "bond 4: .*'un'"),
         (mol2("c3 hc hc hc hc", METHYL + " 1-5:1"), RecordError, "'c3', which is not of Tripos"),
@@ -179,6 +194,12 @@ def test_what_cannot_be_read_says_why(text, error, says):
     """Each damage is one error that names the place."""
     with pytest.raises(error, match=says):
         ligand_of(text)
+
+
+def test_the_line_of_counts_may_end_after_the_bonds():
+    """The numbers after atoms and bonds are optional in the format."""
+    text = mol2("C.3 H H H H", METHYL + " 1-5:1").replace(" 5 4 0 0 0", " 5 4")
+    assert ligand_key(ligand_of(text)) == key_of_smiles("C")
 
 
 def test_records_of_a_file_come_out_one_by_one(tmp_path):
