@@ -23,6 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(store_commands.app, name="store")
 app.add_typer(models_commands.app, name="models")
@@ -37,7 +38,7 @@ def begin() -> None:
 _LIBRARY_HELP = "Library files: .smi, .sdf, .mol2, .csv, each also as .gz."
 _SPEC_HELP = "QM level: openff-default (B3LYP-D3BJ/DZVP), fast (GFN2-xTB), quality, composite, or in words."
 
-Libraries = Annotated[list[Path], typer.Argument(metavar="LIBRARY...", help=_LIBRARY_HELP)]
+Libraries = Annotated[list[Path], typer.Argument(metavar="LIBRARY", help=_LIBRARY_HELP)]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder; a run there is resumed.")]
 Run = Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of a run.")]
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings as TOML.")]

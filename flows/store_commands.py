@@ -134,7 +134,7 @@ def import_command(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="FILE...", help="Our export, tables of QM references, QCSchema or QCArchive JSON."
+            metavar="FILE", help="Our export, tables of QM references, QCSchema or QCArchive JSON."
         ),
     ] = None,
     qcarchive: Annotated[

@@ -98,7 +98,8 @@ def load_model(name: str) -> Model:
         if versions:
             return load_model_folder(max(versions, key=_version_key))
     known = sorted({path.parent.parent.name for path in SHIPPED.glob("*/*/manifest.json")})
-    raise SettingsError(f"no model {name!r}; shipped: {', '.join(known) or 'none'}, or give a folder")
+    missing = f"{name}: no manifest.json of a model here" if Path(name).is_dir() else f"no model {name!r}"
+    raise SettingsError(f"{missing}; shipped: {', '.join(known) or 'none'}, or give a model's folder")
 
 
 def load_model_folder(folder: Path, *, with_domain: bool = True) -> Model:

@@ -139,6 +139,8 @@ def _suffix(path: Path) -> str:
 
 def _check_file(path: Path, limits: ReadLimits) -> None:
     """Raise LibraryFileError unless the file can be opened and has a form we read."""
+    if path.is_dir():
+        raise LibraryFileError(f"{path}: a folder; give the library files in it")
     if _suffix(path) not in _READERS:
         raise LibraryFileError(
             f"{path}: unknown form; parmflow reads .smi, .sdf, .mol2 and .csv, each also as .gz"

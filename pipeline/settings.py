@@ -1,5 +1,7 @@
 """Settings of a run: frozen, checked at birth, unknown keys are errors. Nothing here reads a file."""
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -12,7 +14,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from pipeline.errors import QMError, SettingsError
 from pipeline.qm.levels import spec_by_name
@@ -241,7 +243,6 @@ class Settings(_Settings):
 
 
 _IN_WORDS = {
-    "extra_forbidden": "unknown key",
     "model_type": "a table is expected",
     "credentials": "a user name or password does not belong in an address, which is kept with the results; "
     "set QCPORTAL_USERNAME and QCPORTAL_PASSWORD",
@@ -255,6 +256,23 @@ def build_settings(values: dict[str, Any]) -> Settings:
         return Settings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        what = _IN_WORDS.get(first["type"], f"{first['msg']}, not {first['input']!r:.80}")
-        raise SettingsError(f"settings: {where}: {what}") from error
+        keys = [part for part in first["loc"] if isinstance(part, str)]  # without the places in lists
+        where = f"settings: {'.'.join(keys)}" if keys else "settings"
+        raise SettingsError(f"{where}: {_what_is_wrong(first, keys)}") from error
+
+
+def _what_is_wrong(error: ErrorDetails, keys: Sequence[str]) -> str:
+    if error["type"] == "value_error":  # words of our own, which say all
+        return str(error["ctx"]["error"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown key{_meant(keys)}"
+    in_our_words = _IN_WORDS.get(error["type"])
+    return in_our_words or f"{error['msg'].replace('Input should', 'must', 1)}, not {error['input']!r:.80}"
+
+
+def _meant(keys: Sequence[str]) -> str:
+    """The known key that an unknown one resembles, as the end of a sentence."""
+    table: Any = Settings
+    for key in keys[:-1]:
+        table = table.model_fields[key].annotation
+    return "".join(f"; did you mean {name}?" for name in get_close_matches(keys[-1], table.model_fields, 1))

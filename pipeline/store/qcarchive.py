@@ -5,7 +5,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, UsageError
 from pipeline.store.qcschema import read_records
 from pipeline.store.rows import Entry
 
@@ -14,12 +14,11 @@ KINDS = ("singlepoint", "optimization", "torsiondrive")
 
 
 def open_client(server: str = SERVER) -> Any:
-    """Connect to a server; StoreError when qcportal is missing or the server does not answer."""
+    """Connect to a server; UsageError when qcportal is missing, StoreError when nobody answers."""
     if find_spec("qcportal") is None:
-        raise StoreError(
+        raise UsageError(
             "qcportal is not installed: where it is, write the records as JSON, one per line, and import "
-            "that file; or `pip install 'qcportal<0.66'`",
-            kind="import",
+            "that file; or `pip install 'qcportal<0.66'`"
         )
     portal = import_module("qcportal")
     try:

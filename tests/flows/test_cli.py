@@ -222,6 +222,14 @@ def usage_cases(tmp_path, model_folder):
             "not empty",
         ),
         "unknown form": (("assign", tmp_path / "file", "--out", out), "unknown form"),
+        "folder for a library": (
+            ("assign", tmp_path / "thesis", "--out", out),
+            "give the library files in it",
+        ),
+        "folder without model": (
+            ("assign", good, "--out", out, "--model", tmp_path / "thesis"),
+            "no manifest.json",
+        ),
         "empty library": (("assign", tmp_path / "empty.smi", "--out", out), "no record"),
         "unknown key": (("assign", good, "--out", out, "--config", tmp_path / "unknown.toml"), "programme"),
         "broken config": (("assign", good, "--out", out, "--config", tmp_path / "broken.toml"), "TOML"),
@@ -259,6 +267,8 @@ def usage_cases(tmp_path, model_folder):
         "missing library, in Prefect",
         "folder with other things, in Prefect",
         "unknown form",
+        "folder for a library",
+        "folder without model",
         "empty library",
         "unknown check",
         "unknown key",
@@ -293,6 +303,14 @@ def test_a_mistake_is_one_sentence_exit_two_and_no_folder(tmp_path, model_folder
     assert len(result.stderr.strip().splitlines()) == 1
     assert "Traceback" not in result.output
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", [(), ("assign",), ("store", "import")])
+def test_the_short_option_helps_too(command):
+    """`-h` is what many type first."""
+    asked = parmflow(*command, "-h")
+    assert asked.exit_code == 0
+    assert asked.stdout == parmflow(*command, "--help").stdout
 
 
 def test_a_budget_below_the_estimate_begins_no_qm(tmp_path, library, model_folder, fast):

@@ -30,14 +30,21 @@ def test_options_win_over_the_config_and_the_config_over_defaults(tmp_path):
     ("text", "cause"),
     [
         ("jobs = -1", "jobs"),
-        ("[qm]\nn_point = 5", "qm.n_point: unknown key"),
+        ("[qm]\nn_point = 5", r"^settings: qm.n_point: unknown key; did you mean n_points\?$"),
+        ("exprot = {}", r"^settings: exprot: unknown key; did you mean export\?$"),
+        ("colour = 'red'", "^settings: colour: unknown key$"),
         ("qm = 3", "qm: a table is expected"),
         ("ligand = 3", "ligand: a table is expected"),
         ("a = [", "TOML"),
-        ("[ligand]\nmax_atoms = true", "max_atoms: Input should be a valid integer, not True"),
+        ("[ligand]\nmax_atoms = true", "max_atoms: must be a valid integer, not True"),
         ("[qm]\nn_points = '5'", "n_points: .*, not '5'"),
         ("[conformers]\nseconds = inf", "conformers.seconds"),
-        ("[export]\nformats = ['pdf']", "export.formats.0: .*, not 'pdf'"),
+        (
+            "[export]\nformats = ['pdf']",
+            "^settings: export.formats: must be 'offxml', .* or 'lammps', not 'pdf'$",
+        ),
+        ("[qm]\ndrive_spacing = 7", "^settings: qm.drive_spacing: does not divide 360$"),
+        ("form = 'class2'\n[export]\nformats = ['amber']", "^settings: form class2: amber has no .* to us$"),
     ],
 )
 def test_a_wrong_config_names_its_key(tmp_path, text, cause):
