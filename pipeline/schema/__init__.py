@@ -1,0 +1,56 @@
+"""The values that flow through parmflow: frozen, keyword-only, numpy inside, shape and unit beside each.
+
+Internal units everywhere: angstrom, kcal/mol, radian, elementary charge.
+"""
+
+from pipeline.schema.arrays import (
+    FloatArray,
+    IntArray,
+)
+from pipeline.schema.force_field import (
+    CLASS1_FIELDS,
+    CONVENTIONS_VERSION,
+    N_CROSS_PERIODICITIES,
+    N_IMPROPER_PERIODICITIES,
+    N_PROPER_PERIODICITIES,
+    Confidence,
+    CrossTerms,
+    EnergyReport,
+    MMParameters,
+    Parametrized,
+)
+from pipeline.schema.ligand import (
+    Conformers,
+    Ligand,
+    Topology,
+)
+from pipeline.schema.qm import (
+    DihedralConstraint,
+    QMRecord,
+    QMSpec,
+    QMTask,
+    Reference,
+)
+
+__all__ = (
+    "CLASS1_FIELDS",
+    "CONVENTIONS_VERSION",
+    "N_CROSS_PERIODICITIES",
+    "N_IMPROPER_PERIODICITIES",
+    "N_PROPER_PERIODICITIES",
+    "Confidence",
+    "Conformers",
+    "CrossTerms",
+    "DihedralConstraint",
+    "EnergyReport",
+    "FloatArray",
+    "IntArray",
+    "Ligand",
+    "MMParameters",
+    "Parametrized",
+    "QMRecord",
+    "QMSpec",
+    "QMTask",
+    "Reference",
+    "Topology",
+)
