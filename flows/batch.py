@@ -45,7 +45,8 @@ from pipeline.library import Record, read_library
 from pipeline.library_delivery import write_library
 from pipeline.outcomes_table import write_json
 from pipeline.parametrize import StraightLine
-from pipeline.process.child import run_in_child
+from pipeline.process.child import Isolate, run_in_child
+from pipeline.process.crew import Crew
 from pipeline.qm.levels import check_molecule, spec_by_name
 from pipeline.qm.methods import is_installed
 from pipeline.qm.relax import foreseen_by, relax_by
@@ -131,7 +132,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def line_of(request: Request) -> StraightLine:
+def line_of(request: Request, isolate: Isolate) -> StraightLine:
     """The steps for one ligand with the real doors in place; SettingsError where a program is missing."""
     missing = missing_programs(request.settings.export)
     if missing:
@@ -145,7 +146,7 @@ def line_of(request: Request) -> StraightLine:
         predictor=predictor_of(request.settings.model, request.settings.form),
         settings=request.settings,
         provenance=provenance_of(identity_of(request), level),
-        isolate=run_in_child,
+        isolate=isolate,
     )
 
 
@@ -162,8 +163,9 @@ def open_campaign(request: Request, watch: Watch, owner: str = "alone") -> Itera
     """The run of a request: ledger open, real doors in place. Whatever is wrong with the request is said
     before the folder is made. `owner` takes over what an earlier one of this name left in work.
     """
-    line = line_of(request)
-    with contextlib.closing(open_ledger(request.out, request.ledger)) as ledger:
+    with contextlib.ExitStack() as stack:
+        line = line_of(request, stack.enter_context(Crew()).run)
+        ledger = stack.enter_context(contextlib.closing(open_ledger(request.out, request.ledger)))
         yield Campaign(
             folder=request.out,
             ledger=ledger,
@@ -330,7 +332,7 @@ def charges_of(settings: Settings) -> ChargeBench | None:
 @contextlib.contextmanager
 def open_bench(request: Request) -> Iterator[Bench]:
     """Engines, store and fine-tuner of a request."""
-    settings, line = request.settings, line_of(request)
+    settings, line = request.settings, line_of(request, run_in_child)
     predictor = predictor_of(settings.model, settings.form)
 
     specs = specs_of(settings)

@@ -8,7 +8,7 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
 from pipeline.errors import ChildError, ConformerError
 from pipeline.ligand import to_rdkit
-from pipeline.process.child import Limits, run_in_child
+from pipeline.process.child import Isolate, Limits, run_in_child
 from pipeline.schema import Conformers, FloatArray, Ligand
 from pipeline.settings import ConformerSettings
 from pipeline.stereo import has_stereo_of
@@ -21,7 +21,9 @@ _N_ATTEMPTS = 5
 _MAX_SEED = 2**31 - 1
 
 
-def generate_conformers(ligand: Ligand, settings: ConformerSettings, *, seed: int) -> Conformers:
+def generate_conformers(
+    ligand: Ligand, settings: ConformerSettings, *, seed: int, isolate: Isolate = run_in_child
+) -> Conformers:
     """Make low-energy conformers, lowest first, in a child process that cannot hang or take the batch down.
 
     Raises ConformerError when no geometry with the ligand's stereo can be made, ChildError when the child
@@ -29,7 +31,7 @@ def generate_conformers(ligand: Ligand, settings: ConformerSettings, *, seed: in
     """
     limits = Limits(wall_seconds=settings.seconds, memory_mb=settings.memory_mb)
     try:
-        return run_in_child(embed_conformers, ligand, settings, seed, limits=limits)
+        return isolate(embed_conformers, ligand, settings, seed, limits=limits)
     except ChildError as error:
         if error.kind != "time":
             raise

@@ -9,8 +9,7 @@ from pipeline.errors import ChildError, LigandError, OutputFolderError
 from pipeline.export.library_offxml import write_library_offxml
 from pipeline.export.parameters_json import read_parametrized_json
 from pipeline.outcomes_table import write_atomically
-from pipeline.parametrize import Isolate
-from pipeline.process.child import Limits
+from pipeline.process.child import Isolate, Limits
 from pipeline.readback.files import compare_parameters
 from pipeline.settings import ExportSettings
 from pipeline.smirnoff import label, read_smirnoff

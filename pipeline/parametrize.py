@@ -23,7 +23,7 @@ from pipeline.ledger_values import Prepared
 from pipeline.library import Record
 from pipeline.ligand import canonical_ligand, canonical_order, ligand_key, standardise
 from pipeline.outcome import Failure, failure_from_exception
-from pipeline.process.child import Limits
+from pipeline.process.child import Isolate, Limits
 from pipeline.sampling import sample_copies
 from pipeline.schema import Conformers, FloatArray, Ligand, MMParameters, Parametrized, Topology
 from pipeline.settings import LigandRules, Settings
@@ -49,13 +49,6 @@ class Predictor(Protocol):
 
     def predict(self, ligand: Ligand, topology: Topology) -> MMParameters:
         """Parameters of every term of the topology."""
-
-
-class Isolate(Protocol):
-    """Runs a function where it can take nothing else down: in a child process, or a plain call."""
-
-    def __call__(self, function: Callable[..., Value], /, *args: object, limits: Limits) -> Value:
-        """Give back what the function returned, or raise what it raised."""
 
 
 def attempt(
@@ -110,7 +103,7 @@ class StraightLine:
         """One conformer: (n_atoms, 3) angstrom, canonical order."""
         settings = self.settings.conformers.model_copy(update={"n_embed": 1})
         coords: FloatArray = generate_conformers(
-            prepared.canonical, settings, seed=_seed(prepared.ligand_key)
+            prepared.canonical, settings, seed=_seed(prepared.ligand_key), isolate=self.isolate
         ).coords[0]
         return coords
 
@@ -137,7 +130,9 @@ class StraightLine:
     def make_geometries(self, prepared: Prepared) -> FloatArray:
         """Conformers, then displaced copies of them: (n_points, n_atoms, 3) angstrom, canonical order."""
         qm, seed = self.settings.qm, _seed(prepared.ligand_key)
-        found = generate_conformers(prepared.canonical, self.settings.conformers, seed=seed)
+        found = generate_conformers(
+            prepared.canonical, self.settings.conformers, seed=seed, isolate=self.isolate
+        )
         conformers = Conformers(coords=found.coords[: qm.n_points])
         if self.relax is not None:
             conformers = self.relax(prepared.canonical, prepared.ligand_key, conformers)
@@ -158,7 +153,8 @@ class StraightLine:
 
     def make_starts(self, ligand: Ligand) -> FloatArray:
         """The lowest conformers, from which a torsion drive begins: (n_starts, n_atoms, 3) angstrom."""
-        found = generate_conformers(ligand, self.settings.conformers, seed=_seed(ligand_key(ligand)))
+        seed = _seed(ligand_key(ligand))
+        found = generate_conformers(ligand, self.settings.conformers, seed=seed, isolate=self.isolate)
         return found.coords[:MAX_STARTS]
 
     def _limits(self) -> Limits:

@@ -21,12 +21,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import psutil
 
 from pipeline.errors import ChildError
-from pipeline.process.child_server import OUTPUT_NAME, Ending, Job, Reply, receive_frame, send_frame
+from pipeline.process.messages import OUTPUT_NAME, Ending, Job, Reply, receive_frame, send_frame
 
 Result = TypeVar("Result")
 
@@ -64,6 +64,13 @@ class Limits:
     """folder in which the job's own folder is made; None: the system's temporary folder"""
 
 
+class Isolate(Protocol):
+    """Runs a function where it can take nothing else down: in a child process, or a plain call."""
+
+    def __call__(self, function: Callable[..., Result], /, *args: object, limits: Limits) -> Result:
+        """Give back what the function returned, or raise what it raised."""
+
+
 def run_in_child(function: Callable[..., Result], *args: Any, limits: Limits) -> Result:
     """Run `function(*args)` in a process of its own, within limits, and return what it returns.
 
@@ -75,37 +82,91 @@ def run_in_child(function: Callable[..., Result], *args: Any, limits: Limits) ->
         return child.result()
 
 
+@dataclass(kw_only=True, eq=False)
+class Hand:
+    """A worker and its warden, as their parent sees them; it makes one call at a time."""
+
+    connection: socket.socket
+    n_left: int
+    """calls that the worker may still make"""
+    n_made: int = 0
+
+    def is_there(self) -> bool:
+        """Whether it waits for a call; it does not when it waited too long, or was killed."""
+        self.connection.setblocking(False)
+        try:
+            return bool(self.connection.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def dismiss(self) -> None:
+        """End the call if one still runs, and the worker; wait until all its processes are gone."""
+        try:
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(socket.SHUT_WR)  # the warden takes this as the order to stop
+                self.connection.settimeout(_GRACE_SECONDS)
+                while self.connection.recv(1 << 16):
+                    pass
+        finally:
+            self.connection.close()
+
+
+def hire(module: str, n_calls: int = 1) -> Hand:
+    """Start a worker for some calls of functions of a module."""
+    return Hand(connection=_SERVER.open_warden(module), n_left=n_calls)
+
+
 class Child(Generic[Result]):
     """A function running in a supervised process: wait on `fileno()`, then take `result()`.
 
-    Leaving the `with` block ends the job and everything it started, and removes its folder.
+    Leaving the `with` block ends the job and everything it started, and removes its folder; only a hand that
+    `stays` is not dismissed. `hire` gives the hand, for the name of the function's module.
     """
 
-    def __init__(self, function: Callable[..., Result], *args: Any, limits: Limits) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Result],
+        *args: Any,
+        limits: Limits,
+        hire: Callable[[str], Hand] = hire,
+    ) -> None:
         payload = pickle.dumps((function, args))
         self._limits = limits
         self._deadline = time.monotonic() + limits.wall_seconds + _GRACE_SECONDS
         self._lease: int | None
         self._folder, self._lease = _make_folder(limits.scratch or Path(tempfile.gettempdir()))
-        job = Job(
-            payload=payload,
-            wall_seconds=limits.wall_seconds,
-            stall_seconds=limits.stall_seconds,
-            memory_mb=limits.memory_mb,
-            folder=str(self._folder),
-            environment=dict(os.environ),
-            sys_path=_absolute_sys_path(),
-        )
-        module = getattr(function, "__module__", None) or ""
+        self.module = getattr(function, "__module__", None) or ""
         try:
-            self._connection = _SERVER.open_job(module)
-            self._connection.settimeout(_GRACE_SECONDS)
-            # Whoever does not take the order is seen as `lost` by result().
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError, TimeoutError):
-                send_frame(self._connection, pickle.dumps(job))
+            self.hand = hire(self.module)
         except BaseException:
             self._remove_folder()
             raise
+        self.stays = False
+        try:
+            self._order(payload)
+        except BaseException:
+            self.close()
+            raise
+
+    def _order(self, payload: bytes) -> None:
+        self.hand.n_left -= 1
+        self.hand.n_made += 1
+        job = Job(
+            payload=payload,
+            wall_seconds=self._limits.wall_seconds,
+            stall_seconds=self._limits.stall_seconds,
+            memory_mb=self._limits.memory_mb,
+            folder=str(self._folder),
+            environment=dict(os.environ),
+            sys_path=_absolute_sys_path(),
+            may_stay=self.hand.n_left > 0,
+        )
+        self.hand.connection.settimeout(_GRACE_SECONDS)
+        # Whoever does not take the order is seen as `lost` by result().
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError, TimeoutError):
+            send_frame(self.hand.connection, pickle.dumps(job))
 
     def __enter__(self) -> "Child[Result]":
         """Hand out the running job."""
@@ -122,26 +183,23 @@ class Child(Generic[Result]):
 
     def fileno(self) -> int:
         """A descriptor that becomes readable when the job has ended."""
-        return self._connection.fileno()
+        return self.hand.connection.fileno()
 
     def result(self) -> Result:
         """Wait for the end of the job; return its value or raise its error."""
-        reply = self.reply()
-        if reply.error is None:
-            return cast(Result, reply.value)
-        reply.error.add_note(f"In the child process:\n{reply.traceback}")
-        raise reply.error
+        return cast(Result, value_of(self.reply()))
 
     def reply(self) -> Reply:
         """Wait for the end of the job; return what the function returned or raised, or raise ChildError."""
-        self._connection.settimeout(max(_LAST_SECONDS, self._deadline - time.monotonic()))
+        self.hand.connection.settimeout(max(_LAST_SECONDS, self._deadline - time.monotonic()))
         try:
-            frame = receive_frame(self._connection)
+            frame = receive_frame(self.hand.connection)
         except (TimeoutError, ConnectionResetError):
             frame = None
         if frame is None:
             raise ChildError("the child process and its supervisor vanished", kind="lost")
         ending: Ending = pickle.loads(frame)  # noqa: S301 - from our own child through a socketpair
+        self.stays = ending.stays
         return self._reply_of(ending)
 
     def _reply_of(self, ending: Ending) -> Reply:
@@ -179,13 +237,9 @@ class Child(Generic[Result]):
     def close(self) -> None:
         """End the job if it still runs, wait until its processes are gone, remove its folder."""
         try:
-            with contextlib.suppress(OSError):
-                self._connection.shutdown(socket.SHUT_WR)  # the warden takes this as the order to stop
-                self._connection.settimeout(_GRACE_SECONDS)
-                while self._connection.recv(1 << 16):
-                    pass
+            if not self.stays:
+                self.hand.dismiss()
         finally:
-            self._connection.close()
             self._remove_folder()
 
     def _remove_folder(self) -> None:
@@ -193,6 +247,14 @@ class Child(Generic[Result]):
         if self._lease is not None:
             os.close(self._lease)
             self._lease = None
+
+
+def value_of(reply: Reply) -> Any:
+    """What the function returned; raises what it raised, with the child's traceback as a note."""
+    if reply.error is None:
+        return reply.value
+    reply.error.add_note(f"In the child process:\n{reply.traceback}")
+    raise reply.error
 
 
 class _Server:
@@ -206,7 +268,7 @@ class _Server:
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
 
-    def open_job(self, module: str) -> socket.socket:
+    def open_warden(self, module: str) -> socket.socket:
         """Ask for a warden; return our end of its socket."""
         ours, theirs = socket.socketpair()
         with theirs, self._lock:

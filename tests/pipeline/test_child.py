@@ -14,24 +14,12 @@ import pytest
 from pipeline.errors import ChildError, QMError
 from pipeline.process import child
 from pipeline.process.child import Child, Limits, run_in_child, sweep
-from tests.process_tree import runs_pid
-
-SOON = 5.0
-"""seconds within which a killed process must be gone"""
+from tests.process_tree import SOON, is_gone, read_pid
 
 
 @pytest.fixture
 def limits(tmp_path: Path) -> Limits:
     return Limits(wall_seconds=200, memory_mb=1024, scratch=tmp_path)
-
-
-def _gone(pid: int) -> bool:
-    deadline = time.monotonic() + SOON
-    while time.monotonic() < deadline:
-        if not runs_pid(pid):
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_value_comes_back(limits: Limits) -> None:
@@ -64,7 +52,7 @@ def test_deaths_are_classified(code: str, kind: str, word: str, limits: Limits) 
 
 
 @pytest.mark.parametrize(("share", "cramped"), [(0.93, True), (0.5, False)])
-def test_an_error_tells_whether_memory_was_nearly_gone(share: float, cramped: bool, limits: Limits) -> None:
+def test_an_error_tells_whether_memory_was_nearlyis_gone(share: float, cramped: bool, limits: Limits) -> None:
     """An address space grown to this share of the limit, given back, and an error of other words."""
     code = f"""
 status = open("/proc/self/status").read()
@@ -135,10 +123,10 @@ def test_hidden_grandchild_is_killed(ending: str, tmp_path: Path) -> None:
     else:
         with pytest.raises(ChildError):
             run_in_child(exec, code + ending, limits=limits)
-    assert _gone(int(note.read_text()))
+    assert is_gone(int(note.read_text()))
 
 
-def test_scratch_is_gone(limits: Limits, tmp_path: Path) -> None:
+def test_scratch_isis_gone(limits: Limits, tmp_path: Path) -> None:
     """Nothing is left in the scratch folder after success, an exception and a crash."""
     run_in_child(exec, "open('big', 'w').write('x' * 10000)", limits=limits)
     with pytest.raises(ZeroDivisionError):
@@ -178,7 +166,7 @@ def test_closing_early_kills(limits: Limits, tmp_path: Path) -> None:
     with Child(exec, code, limits=limits):
         while not note.exists() or not note.read_text():
             time.sleep(0.01)
-    assert _gone(int(note.read_text()))
+    assert is_gone(int(note.read_text()))
     assert list(tmp_path.iterdir()) == [note]
 
 
@@ -198,7 +186,7 @@ def test_parent_death_kills(how: signal.Signals, tmp_path: Path) -> None:
         time.sleep(0.02)
     parent.send_signal(how)
     parent.wait(timeout=60)
-    assert _gone(int(note.read_text()))
+    assert is_gone(int(note.read_text()))
     deadline = time.monotonic() + SOON
     while list(scratch.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -221,23 +209,14 @@ def test_death_of_a_forked_parent_kills_and_closes_its_pipes(tmp_path: Path) -> 
         "    child.result()"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    pids = [_read_pid(note), _read_pid(forked)]
+    pids = [read_pid(note), read_pid(forked)]
     try:
         parent.kill()
         assert parent.communicate(timeout=60) == (b"", b"")
-        assert _gone(pids[0])
+        assert is_gone(pids[0])
         assert psutil.pid_exists(pids[1])
     finally:
         os.kill(pids[1], signal.SIGKILL)
-
-
-def _read_pid(note: Path) -> int:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if note.exists() and (text := note.read_text()):
-            return int(text)
-        time.sleep(0.02)
-    raise AssertionError(f"{note} was not written")
 
 
 def test_a_killed_warden_leaves_nobody(tmp_path: Path, limits: Limits) -> None:
@@ -248,7 +227,7 @@ def test_a_killed_warden_leaves_nobody(tmp_path: Path, limits: Limits) -> None:
     code = "import subprocess, time; program = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
     code += f"open({str(note)!r}, 'w').write(str(program.pid)); time.sleep(600)"
     with Child(exec, code, limits=limits) as job:
-        program = _read_pid(note)
+        program = read_pid(note)
         worker = psutil.Process(program).parent()
         assert worker is not None
         warden = worker.parent()
@@ -257,8 +236,8 @@ def test_a_killed_warden_leaves_nobody(tmp_path: Path, limits: Limits) -> None:
         with pytest.raises(ChildError) as caught:
             job.result()
     assert caught.value.kind == "lost"
-    assert _gone(worker.pid)
-    assert _gone(program)
+    assert is_gone(worker.pid)
+    assert is_gone(program)
     assert run_in_child(abs, -1, limits=limits) == 1
 
 

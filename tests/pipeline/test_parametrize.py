@@ -147,13 +147,12 @@ def die_of_poison(where, how, function, *args):
 
 @pytest.mark.parametrize("how", list(DEATHS))
 @pytest.mark.parametrize("where", ["standardise_record", "embed_conformers", "deliver"])
-def test_a_ligand_that_kills_its_process_fails_alone(tmp_path, monkeypatch, where, how):
+def test_a_ligand_that_kills_its_process_fails_alone(tmp_path, where, how):
     """Death at the second of three, in a real child process: class `crash`, its signal; the others ok."""
 
     def isolate(function, *args, limits):
         return run_in_child(die_of_poison, where, how, function, *args, limits=limits)
 
-    monkeypatch.setattr("pipeline.conformers.run_in_child", isolate)
     library = tmp_path / "library.smi"
     library.write_text("CCO ethanol\nNC=O poison\nC=O formaldehyde\n")
     outcomes = run(make_campaign(tmp_path / "out", isolate=isolate), library)
@@ -371,4 +370,4 @@ def test_nothing_reads_a_pickle_from_a_file():
             path.read_text(),
         )
     }
-    assert named == {"child.py", "child_server.py"}
+    assert named == {"child.py", "warden.py", "worker.py"}
