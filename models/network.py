@@ -1,6 +1,7 @@
 """The valence network, graph in, bonds, angles, propers and impropers out; and several of them as one."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,11 @@ class ValenceEnsemble(nn.Module):
     def each(self, batch: GraphBatch, indices: MMIndices) -> list[ValenceParameters]:
         """What every member predicts on its own."""
         return self.readouts.each(self.encoder(batch), batch.atom_features, indices)
+
+    def propers(self, batch: GraphBatch, indices: MMIndices) -> list[Tensor]:
+        """Of each member's prediction only the propers, each (n_propers, n_periodicities)."""
+        pairs = zip(self.readouts.members, self.encoder(batch), strict=True)
+        return [cast(ValenceReadouts, one).propers(embedding, indices) for one, embedding in pairs]
 
 
 class EnsembleReadouts(nn.Module):

@@ -28,6 +28,7 @@ class Predictor:
     def __init__(self, model: Model, form: Form = "class1") -> None:
         self.model = model
         self.valence = model.valence_of(form)
+        self.others = [one for one in model.ensembles if one is not self.valence and model.domain]
         self.name = model.name if form == "class1" else f"{model.name} {form}"
         self.version, self.sha256 = model.version, model.sha256
 
@@ -51,7 +52,11 @@ class Predictor:
         charges = made_exact(each_charge.mean(dim=0), batch).split(sizes)
         means = split_valence(mean_parameters(members), topologies)
         each_valence = [split_valence(one, topologies) for one in members]
-        confidences = self._confidences(ligands, graphs, each_valence, each_charge.split(sizes, dim=1))
+        n_propers = [len(topology.propers) for topology in topologies]
+        others = [k.split(n_propers) for ensemble in self.others for k in ensemble.propers(batch, indices)]
+        confidences = self._confidences(
+            ligands, graphs, each_valence, others, each_charge.split(sizes, dim=1)
+        )
         parameters = [
             straighten(assemble(part, charge, assign_vdw(ligand)), topology, linear_centres(to_rdkit(ligand)))
             for part, charge, (ligand, topology) in zip(means, charges, ligands, strict=True)
@@ -63,16 +68,21 @@ class Predictor:
         ligands: Sequence[tuple[Ligand, Topology]],
         graphs: Sequence[MolecularGraph],
         members: Sequence[Sequence[ValenceParameters]],
+        others: Sequence[Sequence[Tensor]],
         charges: Sequence[Tensor],
     ) -> list[Confidence | None]:
-        """How sure the model is of each ligand; None where its domain was not recorded."""
+        """How sure the model is of each ligand; None where its domain was not recorded.
+
+        `members` by network and ligand, `others` the propers by the networks of the other forms alike.
+        """
         domain = self.model.domain
         if domain is None:
             return [None] * len(graphs)
-        by_ligand = zip(ligands, graphs, zip(*members, strict=True), charges, strict=True)
-        return [
-            domain.assess(graph, spread_of(own, charge, *ligand)) for ligand, graph, own, charge in by_ligand
+        spreads = [
+            spread_of([one[i] for one in members], charge, *ligand, others=[one[i] for one in others])
+            for i, (ligand, charge) in enumerate(zip(ligands, charges, strict=True))
         ]
+        return [domain.assess(graph, spread) for graph, spread in zip(graphs, spreads, strict=True)]
 
     @torch.no_grad()
     def predict_charges(self, batch: GraphBatch) -> Tensor:

@@ -136,7 +136,6 @@ class ValenceReadouts(nn.Module):
         """embedding (n_atoms, width), atom_features (n_atoms, N_ATOM_FEATURES) -> parameters of all terms."""
         bond_k, bond_length = self._bonds(embedding, atom_features, indices.bonds)
         angle_k, angle_theta = self._angles(embedding, indices.angles)
-        i, j, k, m = indices.propers.unbind(1)
         centres = indices.impropers[::3]
         neighbours = centres[:, [0, 2, 3]]
         improper_k = IMPROPER_K_SCALE * self.improper(embedding, centres[:, 1], neighbours)
@@ -145,10 +144,15 @@ class ValenceReadouts(nn.Module):
             bond_length=bond_length,
             angle_k=angle_k,
             angle_theta=angle_theta,
-            proper_k=PROPER_K_SCALE * self.proper(embedding, (i, j), (m, k)),
+            proper_k=self.propers(embedding, indices),
             improper_k=improper_k.repeat_interleave(3, dim=0),
             cross=None if self.class2 is None else self.class2(embedding, indices, bond_k, angle_k),
         )
+
+    def propers(self, embedding: Tensor, indices: MMIndices) -> Tensor:
+        """embedding (n_atoms, width) -> proper_k (n_propers, n_periodicities) alone."""
+        i, j, k, m = indices.propers.unbind(1)
+        return PROPER_K_SCALE * self.proper(embedding, (i, j), (m, k))
 
     def _bonds(self, embedding: Tensor, atom_features: Tensor, bonds: Tensor) -> tuple[Tensor, Tensor]:
         i, j = bonds.unbind(1)

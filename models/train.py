@@ -70,15 +70,17 @@ def domain_of(model: Model, data: Path) -> Domain:
     """What the training molecules look like, and the disagreement that most dev molecules stay below."""
     known, _ = read_charge_examples(data / CHARGE_TABLE, "train")
     dev, _ = read_qm_examples(data / DEV_TABLE)
-    charges, valence = deepcopy(model.charges).double().eval(), deepcopy(model.valence).double().eval()
+    charges = deepcopy(model.charges).double().eval()
+    own, *others = (deepcopy(ensemble).double().eval() for ensemble in model.ensembles)
     spreads = []
     for example in {example.key: example for example in dev}.values():
         batch, indices = build_batch([(example.ligand, example.topology)])
-        members, each_charge = valence.each(batch, indices), charges.each(batch)
-        spreads.append(spread_of(members, each_charge, example.ligand, example.topology))
+        members, each_charge = own.each(batch, indices), charges.each(batch)
+        further = [k for ensemble in others for k in ensemble.propers(batch, indices)]
+        spreads.append(spread_of(members, each_charge, example.ligand, example.topology, others=further))
     return Domain.of_training(
         [example.graph for example in known],
-        torsion_limit=float(np.quantile([spread.total for spread in spreads], USUAL)),
+        disagreement_limit=float(np.quantile([spread.total for spread in spreads], USUAL)),
         charge_limit=float(np.quantile([spread.total_charge for spread in spreads], USUAL)),
     )
 

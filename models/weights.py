@@ -43,6 +43,11 @@ class Model:
     domain: Domain | None = None
     """what training saw; None where nobody looked"""
 
+    @property
+    def ensembles(self) -> tuple[ValenceEnsemble, ...]:
+        """The networks of each form that there is."""
+        return (self.valence,) if self.class2 is None else (self.valence, self.class2)
+
     def valence_of(self, form: Form) -> ValenceEnsemble:
         """The networks of a form; SettingsError when the model has none."""
         if form == "class1":

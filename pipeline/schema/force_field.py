@@ -66,7 +66,7 @@ class Confidence:
     """How sure a model is of the parameters it gave, row by row beside the Topology; kcal/mol but charges."""
 
     uncertainty: float
-    """one number for the ligand: by how much the model's networks disagree over its torsions"""
+    """one number for the ligand: how far the model's networks, of all forms, disagree over its torsions"""
     limit: float
     """what is usual: 95 % of the molecules that the model was judged on are below"""
     doubt: str

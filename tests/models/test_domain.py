@@ -14,7 +14,7 @@ from models.evaluation.uncertainty import error_against_uncertainty
 from models.features import build_graph
 from models.network import ValenceEnsemble, ValenceNetwork, mean_parameters
 from models.predict import Predictor, build_batch
-from models.readouts import CLASS1_NAMES
+from models.readouts import CLASS1_NAMES, PROPER_K_SCALE
 from models.weights import Model, load_model_folder, save_model
 from pipeline.errors import SettingsError
 from pipeline.topology import build_topology
@@ -23,9 +23,10 @@ SAME = torch.zeros((1, 3), dtype=torch.float64)
 """charges of one member: no spread"""
 
 
-def ensemble(n: int) -> ValenceEnsemble:
+def ensemble(n: int, form="class1") -> ValenceEnsemble:
     torch.manual_seed(4)
-    return ValenceEnsemble([ValenceNetwork(16, 2) for _ in range(n)]).double().requires_grad_(False)
+    networks = [ValenceNetwork(16, 2, form=form) for _ in range(n)]
+    return ValenceEnsemble(networks).double().requires_grad_(False)
 
 
 def members_of(smiles, build_ligand, n=3):
@@ -103,7 +104,7 @@ def test_environments_follow_the_atoms(build_ligand):
 def test_an_unknown_environment_is_flagged_and_named(build_ligand):
     """Trained on alcohols, a thiol's sulfur and its neighbours are unknown; an alcohol is inside."""
     graphs = [build_graph(build_ligand(s)) for s in ("CCO", "CCO", "CCCO")]
-    domain = Domain.of_training(graphs, torsion_limit=1.0, charge_limit=0.1)
+    domain = Domain.of_training(graphs, disagreement_limit=1.0, charge_limit=0.1)
     no_spread = spread_about("CCO", build_ligand, members_of("CCO", build_ligand, n=1))
     inside = domain.assess(build_graph(build_ligand("CCO")), no_spread)
     assert inside.doubt == ""
@@ -133,7 +134,7 @@ def test_a_charge_without_a_known_seat_is_flagged(build_ligand, smiles, sign, is
     training molecule had have none; the drawn resonance form does not matter.
     """
     graphs = [build_graph(build_ligand(s)) for s in (*SEATS, *NEUTRAL)]
-    domain = Domain.of_training(graphs, torsion_limit=1.0, charge_limit=0.1)
+    domain = Domain.of_training(graphs, disagreement_limit=1.0, charge_limit=0.1)
     graph = build_graph(build_ligand(smiles))
     assert charge_sign(graph) == sign
     no_spread = spread_about(smiles, build_ligand, members_of(smiles, build_ligand, n=1))
@@ -144,7 +145,7 @@ def test_a_charge_without_a_known_seat_is_flagged(build_ligand, smiles, sign, is
 def test_a_domain_of_older_rules_says_how_it_is_renewed(tmp_path):
     """Its limit was one of another scalar: not taken for ours."""
     path = tmp_path / "domain.json"
-    path.write_text('{"environments": ["6.4.3()"], "limit": 1.0, "charge_limit": 0.1}')
+    path.write_text('{"environments": ["6.4.3()"], "torsion_limit": 1.0, "charge_limit": 0.1}')
     with pytest.raises(SettingsError, match="recompute_domain"):
         read_domain(path)
 
@@ -154,9 +155,9 @@ def test_disagreement_beyond_the_usual_is_flagged(build_ligand):
     graph = build_graph(build_ligand("CC(=O)NC"))
     spread = spread_about("CC(=O)NC", build_ligand, members_of("CC(=O)NC", build_ligand))
     assert spread.total > 0
-    usual = Domain.of_training([graph, graph], torsion_limit=2 * spread.total, charge_limit=0.1)
+    usual = Domain.of_training([graph, graph], disagreement_limit=2 * spread.total, charge_limit=0.1)
     assert usual.assess(graph, spread).doubt == ""
-    tight = dataclasses.replace(usual, torsion_limit=spread.total / 2).assess(graph, spread)
+    tight = dataclasses.replace(usual, disagreement_limit=spread.total / 2).assess(graph, spread)
     assert f"{spread.total:.2f}" in tight.doubt
 
 
@@ -167,7 +168,7 @@ def test_disagreement_about_charges_is_flagged(build_ligand):
     spread = spread_about("CC(=O)NC", build_ligand, members_of("CC(=O)NC", build_ligand, n=1), apart)
     np.testing.assert_allclose(spread.charge, [0.1, 0.0, 0.0], atol=1e-15)
     assert spread.total_charge == pytest.approx(0.1 / math.sqrt(3))
-    usual = Domain.of_training([graph, graph], torsion_limit=1.0, charge_limit=0.06)
+    usual = Domain.of_training([graph, graph], disagreement_limit=1.0, charge_limit=0.06)
     assert usual.assess(graph, spread).doubt == ""
     assert "0.058 e" in dataclasses.replace(usual, charge_limit=0.05).assess(graph, spread).charge_doubt
 
@@ -182,7 +183,7 @@ def shipped(tmp_path, build_ligand) -> Model:
         charges=ChargeEnsemble([ChargeNetwork(16, 2), ChargeNetwork(16, 2)]),
         valence=ensemble(2),
         sizes={"charges": size, "valence": size},
-        domain=Domain.of_training(graphs, torsion_limit=0.5, charge_limit=0.1),
+        domain=Domain.of_training(graphs, disagreement_limit=0.5, charge_limit=0.1),
     )
     return save_model(model, tmp_path)
 
@@ -199,6 +200,33 @@ def test_the_domain_travels_with_the_weights(tmp_path, build_ligand):
     path.write_text(path.read_text().replace("0.5", "5.0"))
     with pytest.raises(SettingsError, match=r"domain\.json: hash"):
         load_model_folder(tmp_path)
+
+
+def test_both_forms_ask_the_networks_of_both(tmp_path, build_ligand):
+    """Ethane, every proper's k_3 constant per network: by hand from all five numbers, whichever form is
+    predicted, the same flag; rows are those of the form alone. The form's own networks are within the limit.
+    """
+    model = shipped(tmp_path, build_ligand)
+    ks = {"class1": (0.1, 0.2, 0.3), "class2": (0.6, 0.7)}
+    forms = {form: ensemble(len(k), form) for form, k in ks.items()}
+    for form, networks in forms.items():
+        for readouts, k in zip(networks.readouts.members, ks[form], strict=True):
+            for tensor in readouts.proper.head[-1].parameters():
+                tensor.zero_()
+            readouts.proper.head[-1].bias[2] = k / PROPER_K_SCALE
+    domain = dataclasses.replace(model.domain, disagreement_limit=1.0)
+    both = dataclasses.replace(model, valence=forms["class1"], class2=forms["class2"], domain=domain)
+    ethane = build_ligand("CC")
+
+    def total(*k):
+        return 9 * np.std(k) / math.sqrt(2)
+
+    for form, k in ks.items():
+        confidence = Predictor(both, form).predict(ethane, build_topology(ethane)).confidence
+        assert confidence.uncertainty == pytest.approx(total(*ks["class1"], *ks["class2"]))
+        np.testing.assert_allclose(confidence.proper, np.std(k) / math.sqrt(2))
+        assert total(*k) < confidence.limit < confidence.uncertainty
+        assert "summed over torsions" in confidence.doubt
 
 
 def test_a_file_that_is_no_domain_is_one_sentence(tmp_path):

@@ -67,11 +67,23 @@ def test_looking_again_at_finished_weights_changes_nothing(tmp_path, data):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     model = load_model_folder(folder)
     save_model(
-        dataclasses.replace(model, domain=dataclasses.replace(model.domain, torsion_limit=99.0)), folder
+        dataclasses.replace(model, domain=dataclasses.replace(model.domain, disagreement_limit=99.0)), folder
     )
     assert (folder / "domain.json").read_bytes() != before["domain.json"]
     recompute_domain(folder, data)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_limit_is_of_what_either_form_says(tmp_path, data):
+    """Trained in both forms: 95 % of the dev molecules are below, by the uncertainty that each form gives."""
+    model = train(tmp_path / "tiny.toml", data, tmp_path / "run", report=silent)
+    dev, _ = read_qm_examples(data / "qm" / "dev.parquet")
+    ligands = {example.key: (example.ligand, example.topology) for example in dev}.values()
+    for form in ("class1", "class2"):
+        said = [one.confidence.uncertainty for one in Predictor(model, form).predict_many(list(ligands))]
+        # the order of sums differs between one molecule at a time and all at once
+        assert model.domain.disagreement_limit == pytest.approx(np.quantile(said, 0.95), rel=1e-9)
+    assert model.domain.disagreement_limit > 0
 
 
 ROUNDS = """
