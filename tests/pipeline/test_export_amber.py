@@ -5,6 +5,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
+import parmed
 import pytest
 
 from pipeline.errors import ExportError
@@ -105,6 +106,17 @@ def test_a_strange_name_stays_one_title_line(name, build_ligand, parametrize_lig
     assert 0 < len(title[0]) <= 80
     assert not title[0].startswith("%")
     assert title[1] == "%FLAG POINTERS"
+
+
+@pytest.mark.parametrize("smiles", ["NC(=O)c1ccc(F)cc1", "CS(=O)(=O)NCl", "COP(=O)([O-])[O-]", "CBr"])
+def test_born_radii_are_those_of_mbondi2(smiles, tmp_path, build_ligand, parametrize_ligand):
+    """Radii and screening factors are what ParmEd gives the same topology under the name that we write."""
+    path = tmp_path / "ligand.prmtop"
+    path.write_text(write_prmtop(parametrize_ligand(build_ligand(smiles))))
+    topology = parmed.load_file(str(path))
+    ours = np.array([(atom.solvent_radius, atom.screen) for atom in topology.atoms])
+    parmed.tools.changeRadii(topology, "mbondi2").execute()
+    np.testing.assert_allclose(ours, [(atom.solvent_radius, atom.screen) for atom in topology.atoms])
 
 
 def test_coordinates_that_overflow_are_refused(build_ligand, parametrize_ligand):

@@ -14,7 +14,7 @@ from pipeline.qm.esp_grid import shell_points
 from pipeline.qm.levels import spec_by_name
 from pipeline.resp import TIGHTNESS, fit_resp, solve_restrained
 from pipeline.schema import Ligand, QMRecord, QMSpec, QMTask
-from pipeline.units import COULOMB_CONSTANT
+from pipeline.units import ANGSTROM_PER_BOHR, COULOMB_CONSTANT, KCAL_PER_HARTREE
 
 DFT = ("pyscf", "psi4")
 LIMITS = Limits(wall_seconds=280, memory_mb=4096)
@@ -77,6 +77,32 @@ def test_groups_and_fixed_charges() -> None:
     assert charges[0] == 0.3
     assert charges[1] == pytest.approx(charges[3], abs=1e-12)
     assert charges.sum() == pytest.approx(-1.0, abs=1e-12)
+
+
+def test_the_two_stages_by_hand(build_ligand: Callable[..., Ligand]) -> None:
+    """Isobutanol: the first stage settles C-H and O-H, the second fits methyls and methylene anew, with
+    equals and the strong restraint (Bayly et al. 1993).
+    """
+    ligand = build_ligand("CC(C)CO")  # C C C C O, then the hydrogens of each in turn
+    equals = [np.array(atoms) for atoms in ([0, 2], [5, 6, 7, 9, 10, 11], [12, 13])]
+    heavy = np.arange(15) < 5
+    charges = np.array([-0.3, 0.2, -0.1, 0.2, -0.7, 0.1, 0.05, 0.05, 0.0, 0.02, 0.03, 0.05, -0.02, 0.02, 0.4])
+    record = record_of_charges(ligand, charges)
+    assert record.esp is not None
+    away = np.linalg.norm(record.esp[:, None, :3] - record.coords[None], axis=2)
+    inverse, potential = ANGSTROM_PER_BOHR / away, record.esp[:, 3] / KCAL_PER_HARTREE
+    normal = inverse.T @ inverse, inverse.T @ potential
+    first = solve_restrained(normal, total_charge=0, groups=[], weights=np.where(heavy, 0.0005, 0.0))
+    stays = first.copy()
+    stays[[3, *np.concatenate(equals)]] = np.nan
+    second = solve_restrained(
+        normal,
+        total_charge=0,
+        groups=equals,
+        weights=np.where(heavy, 0.001, 0.0),
+        fixed=stays,
+    )
+    np.testing.assert_allclose(fit_resp(ligand, [record]).charges, second, atol=1e-6)
 
 
 def test_no_potential_is_refused(build_ligand: Callable[..., Ligand]) -> None:
