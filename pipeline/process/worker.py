@@ -30,7 +30,9 @@ _CRAMPED = 0.9
 """share of the allowed memory beyond which a refused request may be behind any error"""
 _WORN = 0.5
 """share of the allowed memory beyond which a worker takes no further call"""
-_STATUS_MARKS = ("Umask:", "Threads:", "SigBlk:", "SigIgn:", "SigCgt:", "Cpus_allowed:")
+_STATUS_MARKS = ("Umask:", "Threads:", "SigBlk:", "SigIgn:", "Cpus_allowed:")
+_SIGNALS_OF_GLIBC = 0b11 << 31
+"""signals 32 and 33: caught from the first thread of a process on, also when that has ended"""
 _RESOURCES = sorted({number for name, number in vars(resource).items() if name.startswith("RLIMIT_")})
 
 
@@ -88,8 +90,11 @@ def _marks() -> tuple[object, ...]:
     """What a call can leave behind in its process and nothing restores before the next."""
     numpy_random = sys.modules.get("numpy.random")
     seed = None if numpy_random is None else numpy_random.get_state()
+    status = _status_lines()
+    caught = next(int(line.split()[1], 16) for line in status if line.startswith("SigCgt:"))
     return (
-        [line for line in _status_lines() if line.startswith(_STATUS_MARKS)],
+        [line for line in status if line.startswith(_STATUS_MARKS)],
+        caught & ~_SIGNALS_OF_GLIBC,
         [resource.getrlimit(number) for number in _RESOURCES],
         [signal.getsignal(number) for number in signal.valid_signals()],
         signal.getitimer(signal.ITIMER_REAL)[0] > 0,

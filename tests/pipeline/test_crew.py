@@ -133,6 +133,13 @@ def test_a_worker_that_a_call_changed_makes_no_other(code: str, crew: Crew, limi
     assert do(crew, "", limits) != worker
 
 
+def test_a_thread_that_ended_keeps_the_worker(crew: Crew, limits: Limits) -> None:
+    """The first thread of a process makes glibc catch two signals of its own for good: no mark of a call."""
+    worker = do(crew, "import threading", limits)
+    code = "import threading; thread = threading.Thread(target=int); thread.start(); thread.join()"
+    assert [do(crew, code, limits), do(crew, "", limits)] == [worker, worker]
+
+
 def test_what_is_restored_keeps_the_worker(crew: Crew, limits: Limits) -> None:
     """Folder, variables, import path, place of temporary files and what was printed are each call's own; a
     worker outlives a refusal, and children that it waited for.
