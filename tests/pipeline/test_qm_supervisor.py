@@ -51,6 +51,10 @@ def make_task(n_waters: int) -> QMTask:
     )
 
 
+PROBES = {"--version", "--module"}
+"""with one of these, psi4 is asked what it is, and computes nothing"""
+
+
 def tree_with_psi4(runner: subprocess.Popen) -> list[psutil.Process]:
     """Wait until psi4 computes; the runner's descendants, psi4 among them."""
     deadline = time.monotonic() + PATIENCE
@@ -59,7 +63,8 @@ def tree_with_psi4(runner: subprocess.Popen) -> list[psutil.Process]:
         tree = psutil.Process(runner.pid).children(recursive=True)
         for process in tree:
             try:
-                if "psi4" in process.name() and process.cpu_times().user > 0.5:
+                computes = "psi4" in process.name() and not PROBES.intersection(process.cmdline())
+                if computes and process.cpu_times().user > 0.5:
                     return tree
             except psutil.NoSuchProcess:
                 pass
