@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -29,8 +30,19 @@ app.add_typer(store_commands.app, name="store")
 app.add_typer(models_commands.app, name="models")
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"parmflow {version('parmflow')}")
+        raise typer.Exit
+
+
 @app.callback()
-def begin() -> None:
+def begin(
+    _: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and end.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
     """Ligand libraries in; proven OpenFF, Amber, GROMACS, LAMMPS and OpenMM files out."""
     os.umask(os.umask(0o077) | 0o002)  # nothing that we make is for everybody to write
 

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import sqlite3
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +30,13 @@ def rows_of(folder):
 def parameters_in(folder):
     """Delivered parameters by ligand folder, as bytes."""
     return {path.parent.name: path.read_bytes() for path in folder.glob("ligands/*/*/parameters.json")}
+
+
+def test_it_tells_its_version():
+    """The one of the project's own file."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    result = parmflow("--version")
+    assert (result.exit_code, result.stdout) == (0, f"parmflow {project['version']}\n")
 
 
 def test_assign_delivers_the_good_and_tables_all(tmp_path, library, model_folder):
