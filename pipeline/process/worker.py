@@ -29,7 +29,7 @@ STAYS, GOES = b"s", b"g"
 _CRAMPED = 0.9
 """share of the allowed memory beyond which a refused request may be behind any error"""
 _WORN = 0.5
-"""share of the allowed memory beyond which a worker takes no further call"""
+"""share of the memory that was left at its start beyond which a worker takes no further call"""
 _STATUS_MARKS = ("Umask:", "Threads:", "SigBlk:", "SigIgn:", "Cpus_allowed:")
 _SIGNALS_OF_GLIBC = 0b11 << 31
 """signals 32 and 33: caught from the first thread of a process on, also when that has ended"""
@@ -43,7 +43,7 @@ def work(orders: socket.socket, warden: int) -> None:
     adopt_orphans()
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    worker, unmarked = os.getpid(), _marks()
+    worker, unmarked, start = os.getpid(), _marks(), _peak_bytes()
     stays = True
     while stays and (frame := receive_frame(orders)) is not None:
         job: Job = pickle.loads(frame)  # noqa: S301 - from our own parent through a socketpair
@@ -53,7 +53,7 @@ def work(orders: socket.socket, warden: int) -> None:
         stays = (
             job.may_stay
             and (reply.error is None or isinstance(reply.error, ParmflowError))
-            and _peak_bytes() <= _WORN * job.memory_mb * 2**20
+            and _peak_bytes() - start <= _WORN * (job.memory_mb * 2**20 - start)
             and _marks() == unmarked
             and not has_children()  # asked last: without threads, nobody can start one afterwards
         )

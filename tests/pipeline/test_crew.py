@@ -105,6 +105,11 @@ def test_an_earlier_call_is_not_blamed_on_a_later_one(crew: Crew, limits: Limits
         assert do(crew, code + f"if os.getpid() == {worker}:\n {grow}\n {ending}", limits) != worker
 
 
+MAPS_MUCH = """
+import mmap, resource
+used = int(open('/proc/self/statm').read().split()[0]) * mmap.PAGESIZE
+mmap.mmap(-1, (resource.getrlimit(resource.RLIMIT_AS)[0] - used) * 3 // 4).close()
+"""
 MARKS = (
     "import os; os.umask(0o57)",
     "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))",
@@ -116,7 +121,7 @@ MARKS = (
     "import signal; signal.signal(signal.SIGUSR1, print)",
     "import signal; signal.alarm(100)",
     "import sys; sys.stdout = sys.stderr",
-    "x = bytearray(600 * 2**20)",
+    MAPS_MUCH,
     "raise ValueError",
 )
 
