@@ -5,9 +5,14 @@
 The library is made of real fragments; one record in a hundred is bad, one in twenty repeats an earlier one in
 another atom order, and names clash in all but case. Checks that no record is lost, that the table is exact
 and that no folder holds more than 1,000 entries.
+
+With --folder DIR the runs stay there, and one that was stopped goes on: its seconds are added up, its peak is
+the largest of all parts.
 """
 
 import argparse
+import contextlib
+import json
 import os
 import random
 import tempfile
@@ -39,6 +44,7 @@ ENDS = (
 BAD = ("not-a-molecule", "C1CC", "CC(=O)[O-].[Na+]", "C[Mg]Br", "")
 _PERIOD = 20
 _SAMPLE_SECONDS = 0.5
+_SAVE_SECONDS = 10.0
 
 
 def library_lines(n_records: int, seed: int = 0) -> Iterator[str]:
@@ -74,23 +80,37 @@ class Measured:
 
 
 class _Sampler:
-    """The largest resident memory of a process tree, shared pages counted once."""
+    """Seconds, and the largest resident memory of a process tree, shared pages counted once.
 
-    def __init__(self) -> None:
-        self.peak = 0.0
+    Both are kept in a file, to which the next part of a run that was stopped adds its own.
+    """
+
+    def __init__(self, path: Path) -> None:
+        before = json.loads(path.read_text()) if path.exists() else {"seconds": 0.0, "peak_mb": 0.0}
+        self.seconds, self.peak = before["seconds"], before["peak_mb"]
+        self._path = path
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
     def _sample(self) -> None:
         me = psutil.Process()
-        while not self._over.wait(_SAMPLE_SECONDS):
+        at = saved = time.monotonic()
+        is_over = False
+        while not is_over:
+            is_over = self._over.wait(_SAMPLE_SECONDS)
             total = 0
             for process in [me, *me.children(recursive=True)]:
-                try:
+                with contextlib.suppress(psutil.Error):
                     total += process.memory_full_info().pss
-                except psutil.Error:
-                    continue
             self.peak = max(self.peak, total / 1e6)
+            now = time.monotonic()
+            self.seconds += now - at
+            at = now
+            if is_over or now - saved > _SAVE_SECONDS:
+                new = self._path.with_suffix(".new")
+                new.write_text(json.dumps({"seconds": self.seconds, "peak_mb": self.peak}))
+                new.replace(self._path)
+                saved = now
 
     def __enter__(self) -> "_Sampler":
         self._thread.start()
@@ -104,8 +124,10 @@ class _Sampler:
 def measure(folder: Path, n_records: int, formats: str) -> Measured:
     """Run one size; AssertionError when the outputs are not what they must be."""
     library, out = folder / f"{n_records}.smi", folder / f"out-{n_records}"
-    with library.open("w") as file:
-        file.writelines(library_lines(n_records))
+    if not library.exists():
+        with library.with_suffix(".new").open("w") as file:
+            file.writelines(library_lines(n_records))
+        library.with_suffix(".new").replace(library)
     request = Request(
         command="assign",
         libraries=(library,),
@@ -113,10 +135,8 @@ def measure(folder: Path, n_records: int, formats: str) -> Measured:
         store=str(folder),
         settings=settings_from(None, {"export.formats": tuple(formats.split(","))}),
     )
-    start = time.monotonic()
-    with _Sampler() as sampler:
+    with _Sampler(folder / f"{n_records}.json") as sampler:
         counts = batch.run(request, Silent())
-    seconds = time.monotonic() - start
     table = pq.read_table(out / "outcomes.parquet").to_pylist()
     assert [row["record"] for row in table] == list(range(1, n_records + 1))
     delivered = [row["folder"] for row in table if row["status"] == "ok"]
@@ -128,7 +148,7 @@ def measure(folder: Path, n_records: int, formats: str) -> Measured:
         n_records=n_records,
         n_ok=counts["n_ok"],
         n_failed=counts["n_failed"],
-        seconds=seconds,
+        seconds=sampler.seconds,
         peak_mb=sampler.peak,
         ledger_mb=(out / ".parmflow" / "ledger.sqlite").stat().st_size / 1e6,
         largest_folder=largest,
@@ -140,12 +160,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--formats", default="offxml,amber,openmm,gromacs,lammps")
+    parser.add_argument("--folder", type=Path, help="keep the runs here, and go on with those it has")
     options, _ = parser.parse_known_args()
     print("| records | ok | failed | s | records/s | peak MB | ledger MB | largest folder |", flush=True)
     print("|---|---|---|---|---|---|---|---|", flush=True)
-    with tempfile.TemporaryDirectory(prefix="parmflow-scale-") as folder:
+    with contextlib.ExitStack() as until_end:
+        folder = options.folder
+        if folder is None:
+            folder = Path(until_end.enter_context(tempfile.TemporaryDirectory(prefix="parmflow-scale-")))
+        folder.mkdir(parents=True, exist_ok=True)
         for size in options.sizes:
-            row = measure(Path(folder), size, options.formats)
+            row = measure(folder, size, options.formats)
             print(
                 f"| {row.n_records} | {row.n_ok} | {row.n_failed} | {row.seconds:.0f} |"
                 f" {row.n_records / row.seconds:.1f} | {row.peak_mb:.0f} | {row.ledger_mb:.1f} |"
