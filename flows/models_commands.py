@@ -28,6 +28,8 @@ def list_models(folder: Registry, as_json: Json = False) -> None:
             in_use_name = in_use.name if in_use else ""
             print_json({"models": registry.names(folder), "in_use": in_use_name, "history": events})
             return
+        if not registry.names(folder):
+            print(f"{folder} holds no retrained models.")
         for name in registry.names(folder):
             print(f"{'*' if in_use and in_use.name == name else ' '} {name}")
         print(f"{' ' if in_use else '*'} {SHIPPED}")

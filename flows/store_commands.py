@@ -14,7 +14,7 @@ from pipeline.store import QMStore
 from pipeline.store.care import Statistics, clean, count, verify
 from pipeline.store.database import is_there
 from pipeline.store.exchange import Imported, check_suffix, export_store, import_entries, import_file
-from pipeline.store.qcarchive import SERVER, open_client, read_dataset
+from pipeline.store.qcarchive import SERVER, dataset_named, open_client, read_dataset
 
 app = typer.Typer(help="Look after the QM store; carry results in and out.", no_args_is_help=True)
 
@@ -155,14 +155,14 @@ def import_command(
             check_suffix(file)
             if not file.is_file():
                 raise UsageError(f"{file}: no such file")
-        client = open_client(server) if qcarchive else None
+        dataset = dataset_named(qcarchive) if qcarchive else None
+        client = open_client(server) if dataset else None
         imported: dict[str, Imported] = {}
         with QMStore(store_place(chosen_store(store))) as opened:
             for file in files or ():
                 imported[str(file)] = import_file(opened, file.absolute())
-            if qcarchive:
-                kind, _, name = qcarchive.partition(":")
-                imported[qcarchive] = import_entries(opened, read_dataset(client, kind, name))
+            if dataset:
+                imported[":".join(dataset)] = import_entries(opened, read_dataset(client, *dataset))
         _print_imported(imported, as_json=as_json)
         raise typer.Exit(3 if any(one.refused for one in imported.values()) else 0)
 

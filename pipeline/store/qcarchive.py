@@ -27,9 +27,15 @@ def open_client(server: str = SERVER) -> Any:
         raise StoreError(f"{server} does not answer: {error}", kind="import", retryable=True) from error
 
 
+def dataset_named(text: str) -> tuple[str, str]:
+    """Kind and name of a data set given as KIND:NAME; UsageError for another kind, or no name."""
+    kind, _, name = text.partition(":")
+    if kind not in KINDS or not name:
+        raise UsageError(f"{text!r} is no KIND:NAME of a data set, where KIND is {', '.join(KINDS)}")
+    return kind, name
+
+
 def read_dataset(client: Any, kind: str, name: str) -> Iterator[Entry | str]:
     """Give the results of a data set's finished records; of one that cannot be used, a sentence."""
-    if kind not in KINDS:
-        raise StoreError(f"data sets of kind {kind!r} cannot be read; {', '.join(KINDS)} can", kind="import")
     dataset = client.get_dataset(kind, name)
     yield from read_records(dataset.iterate_records(status="complete", include=["**"]))

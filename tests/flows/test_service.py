@@ -185,8 +185,11 @@ def test_a_promotion_is_rolled_back_by_one_command(tmp_path, models):
     def run(*arguments):
         return CliRunner().invoke(app, ["models", *arguments, "--registry", str(folder)])
 
+    nothing = CliRunner().invoke(app, ["models", "list", "--registry", str(tmp_path / "none")]).stdout
+    assert "none holds no retrained models" in " ".join(nothing.split())
     for name in (first, second):
         assert run("promote", name).exit_code == 0
+    assert "no retrained models" not in run("list").stdout
     listed = run("list").stdout
     assert f"* {second}" in listed
     assert f"  {first}" in listed

@@ -96,6 +96,8 @@ def test_mistakes_are_one_sentence(tmp_path, folder):
     cases = {
         "pgpass": ("store", "stats", "--store", "postgresql://me:secret@host/db"),
         "no such file": ("store", "import", tmp_path / "none.parquet", "--store", tmp_path / "new"),
+        "is no KIND:NAME": ("store", "import", "--qcarchive", "torsion:X", "--store", tmp_path / "new"),
+        "no KIND:NAME of": ("store", "import", "--qcarchive", "singlepoint:", "--store", tmp_path / "new"),
         "nothing to import": ("store", "import", "--store", tmp_path / "new"),
         "must end with": ("store", "export", tmp_path / "x.csv", "--store", folder),
     }
