@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from pipeline.errors import ChildError, LigandError
 from pipeline.export.offxml import write_offxml
 from pipeline.library import read_library
 from pipeline.ligand import standardise
-from pipeline.process.child import Limits, run_in_child
+from pipeline.process.child import Limits
+from pipeline.process.crew import Crew
 from pipeline.readback.energies import TERMS
 from pipeline.schema import Parametrized
 from pipeline.settings import ExportSettings, LigandRules
@@ -90,12 +92,12 @@ def parametrize(libraries: list[Path]) -> Iterator[Parametrized]:
 
 
 def deliver_all(ligands: list[Parametrized], export: ExportSettings) -> list[Delivered]:
-    """Deliver every ligand into a temporary folder, each in a child process as `parmflow assign` does."""
-    with ThreadPoolExecutor(N_PROCESSES) as pool:
-        return list(pool.map(deliver_one, ligands, [export] * len(ligands)))
+    """Deliver every ligand into a temporary folder, by worker processes as `parmflow assign` does."""
+    with Crew() as crew, ThreadPoolExecutor(N_PROCESSES) as pool:
+        return list(pool.map(partial(deliver_one, crew, export), ligands))
 
 
-def deliver_one(parametrized: Parametrized, export: ExportSettings) -> Delivered:
+def deliver_one(crew: Crew, export: ExportSettings, parametrized: Parametrized) -> Delivered:
     """Deliver one ligand and read its check.json; a refusal is a result too."""
     checks: Iterable[dict[str, Any]] = ()
     failure = ""
@@ -103,7 +105,7 @@ def deliver_one(parametrized: Parametrized, export: ExportSettings) -> Delivered
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / parametrized.id
         try:
-            run_in_child(deliver, parametrized, folder, export.formats, export.check, limits=LIMITS)
+            crew.run(deliver, parametrized, folder, export.formats, export.check, limits=LIMITS)
             checks = json.loads((folder / CHECK_FILE).read_text())["checks"]
         except (LigandError, ChildError) as error:
             failure = str(error)
