@@ -30,7 +30,7 @@ def speedup(n_cores: int) -> float:
 def wall_seconds(jobs: Sequence[float], n_cores: int) -> float:
     """Play the schedule: the time from first start to last end of jobs of these lengths on one core."""
     waiting = sorted(jobs)
-    rest, now, n_free = sum(waiting), 0.0, max(1, n_cores)
+    rest, now, n_free = sum(waiting), 0.0, n_cores
     running: list[tuple[float, int]] = []
     while waiting:
         seconds = waiting.pop()
@@ -38,7 +38,7 @@ def wall_seconds(jobs: Sequence[float], n_cores: int) -> float:
         if n_free == 0:
             now, width = heapq.heappop(running)
             n_free += width
-        width = cores_for(seconds, rest, n_free, max(1, n_cores))
+        width = cores_for(seconds, rest, n_free, n_cores)
         heapq.heappush(running, (now + seconds / speedup(width), width))
         n_free -= width
     return max((end for end, _ in running), default=now)

@@ -26,7 +26,8 @@ def test_a_job_gets_its_share_of_the_cores() -> None:
     assert cores_for(100.0, 0.0, 3, 8) == 3
     assert cores_for(100.0, 100.0, 8, 8) == 4
     assert cores_for(100.0, 10000.0, 8, 8) == 1
-    assert cores_for(1.0, 0.0, 8, 8) == 1
+    assert cores_for(2.0, 0.0, 8, 8) == 8
+    assert cores_for(1.9, 0.0, 8, 8) == 1
 
 
 @given(st.lists(st.floats(0.01, 1000.0), min_size=1, max_size=30), st.integers(1, 8))
