@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.tables import CONFIG, DATA, HOW
 from models.charges import ChargeEnsemble
-from models.config import Rounds, TrainConfig, read_config
+from models.config import TrainConfig, read_config
 from models.dataset import QMExample
 from models.evaluation.relaxed import class1_relaxer, evaluate_relaxed, summarise_relaxed
 from models.gnn import Backend
@@ -84,8 +84,8 @@ def _without_minima(config: TrainConfig) -> TrainConfig:
 
 def _without_visits(config: TrainConfig) -> TrainConfig:
     """The round stays, so that all train equally long; nothing is visited before it."""
-    assert config.rounds is not None
-    return config.model_copy(update={"rounds": config.rounds.model_copy(update={"visits": 0})})
+    rounds = tuple(one.model_copy(update={"visits": 0}) for one in config.rounds)
+    return config.model_copy(update={"rounds": rounds})
 
 
 VARIANTS = {
@@ -145,15 +145,10 @@ def _small_data(folder: Path, share: float) -> Path:
 
 
 def _small_config(config: TrainConfig, data: Path) -> TrainConfig:
-    """One member, one round of visits."""
-    assert config.rounds is not None
+    """One member, of the rounds of visits the last."""
     n_rows = len(pd.read_parquet(data / "qm" / TRAIN_SPLIT, columns=["key"]))
-    rounds = Rounds(
-        n=1,
-        visits=int(VISITS_PER_ROW * n_rows),
-        schedule=config.rounds.schedule,
-        last=config.rounds.last,
-    )
+    visits = int(VISITS_PER_ROW * n_rows)
+    rounds = tuple(one.model_copy(update={"visits": visits}) for one in config.rounds[-1:])
     config = config.model_copy(update={"rounds": rounds, "class2": None})
     return _valence(members=1, processes=1, dev_minima=0)(config)
 
@@ -170,7 +165,7 @@ def _figures(
     if variant.form == "class2":
         class2 = read_config(Path(os.environ.get("CONFIG", CONFIG))).class2
         assert class2 is not None
-        config = config.model_copy(update={"class2": class2.model_copy(update={"members": 1, "rounds": 0})})
+        config = config.model_copy(update={"class2": class2.model_copy(update={"members": 1, "rounds": ()})})
     own = charges if variant.with_charges else EvenCharges()
     start = time.monotonic()
     trained = train_valence(config, own, data, folder, cheap=Gfn2Surface, report=_silent)

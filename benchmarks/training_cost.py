@@ -81,7 +81,7 @@ def measure(n_rows: int) -> Cost:
         at.append(time.process_time())
         size = stage.network
         model = ValenceNetwork(size.width, size.n_layers, size.dropout)
-        work = qm_stage("cost", config, model, rows, lambda _: {"none": 0.0})
+        work = qm_stage("cost", config, model, rows, lambda _: {"none": 0.0}, max_confs=stage.max_confs)
         once = stage.schedule.model_copy(update={"epochs": 1})
         run_stage(work, once, seed=0, folder=Path(name), report=print)
         at.append(time.process_time())

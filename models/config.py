@@ -98,15 +98,14 @@ class ValenceStage(_Config):
     """(kcal/mol)^(1/2): errors along a mode that cost more than half the square of this count linearly"""
 
 
-class Rounds(_Config):
-    """Rounds of visits: the members' mean relaxes DFT minima, and what it meets joins the rows."""
+class Round(_Config):
+    """The members' mean relaxes DFT minima, what it meets joins the rows, and the members train on."""
 
-    n: int = Field(ge=1)
-    visits: int = Field(ge=1)
-    """minima visited before each round"""
+    visits: int = Field(ge=0)
+    """minima visited"""
     schedule: ScheduleConfig
-    last: ScheduleConfig
-    """of the last round"""
+    max_confs: int | None = Field(default=None, ge=2)
+    """conformers drawn per row and epoch; None: as before the rounds"""
 
 
 class Class2Stage(_Config):
@@ -115,8 +114,8 @@ class Class2Stage(_Config):
     schedule: ScheduleConfig
     members: int = Field(default=1, ge=1)
     """of the class I members, the first so many go on"""
-    rounds: int = Field(default=0, ge=0)
-    """rounds of visits in this form, of the same schedule, after the first training"""
+    rounds: tuple[Round, ...] = ()
+    """in this form, after the first training"""
     coupling_penalty: float = Field(default=1e-4, ge=0)
     """L2 on torsion couplings, (kcal/mol per angstrom or radian)^-2"""
 
@@ -130,7 +129,7 @@ class TrainConfig(_Config):
     charges: ChargeStage
     prior: PriorStage
     valence: ValenceStage
-    rounds: Rounds | None = None
+    rounds: tuple[Round, ...] = ()
     class2: Class2Stage | None = None
 
 

@@ -35,7 +35,7 @@ def train(
     """
     config = read_config(config_path)
     _check_tables(config, data)
-    if config.rounds is not None and cheap is None:
+    if (config.rounds or (config.class2 and config.class2.rounds)) and cheap is None:
         raise SettingsError(f"{config_path}: its rounds need a cheap level to ask, and none was given")
     on_cpu = config.valence.device == "cpu"
     if not on_cpu and config.valence.processes > 1:

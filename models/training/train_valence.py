@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.charges import ChargeEnsemble
-from models.config import Class2Stage, ScheduleConfig, TrainConfig, ValenceStage
+from models.config import Class2Stage, Round, ScheduleConfig, TrainConfig, ValenceStage
 from models.dataset import examples_of
 from models.graph import collate_graphs
 from models.loss import TrainingRow, draw_batch, prior_loss, stiffness_pull, valence_loss
@@ -47,41 +47,39 @@ class Step:
     form: Form
     schedule: ScheduleConfig
     n_members: int
+    max_confs: int
+    """conformers drawn per row and epoch"""
     n_visits: int = 0
     """minima that the members' mean visits before"""
 
 
 def steps_of(config: TrainConfig) -> list[Step]:
     """What is trained on QM, in order; class I comes first."""
-    valence, rounds, class2 = config.valence, config.rounds, config.class2
-    steps = [Step(name="valence", form="class1", schedule=valence.schedule, n_members=valence.members)]
-    if rounds is not None:
-        schedules = [rounds.schedule] * (rounds.n - 1) + [rounds.last]
-        steps += [
-            Step(
-                name=f"round-{number + 1}",
-                form="class1",
-                schedule=schedule,
-                n_members=valence.members,
-                n_visits=rounds.visits,
-            )
-            for number, schedule in enumerate(schedules)
-        ]
-    if class2 is not None:
-        n_members = min(class2.members, valence.members)
-        steps.append(Step(name="class2", form="class2", schedule=class2.schedule, n_members=n_members))
-        steps += [
-            Step(
-                name=f"class2-round-{number + 1}",
-                form="class2",
-                schedule=class2.schedule,
-                n_members=n_members,
-                n_visits=rounds.visits,
-            )
-            for number in range(class2.rounds if rounds else 0)
-            if rounds is not None
-        ]
+    stage = config.valence
+    steps = _steps_of_form("valence", "class1", stage.schedule, stage.members, config.rounds, stage.max_confs)
+    if config.class2 is not None:
+        n_members = min(config.class2.members, stage.members)
+        schedule, rounds = config.class2.schedule, config.class2.rounds
+        steps += _steps_of_form("class2", "class2", schedule, n_members, rounds, stage.max_confs)
     return steps
+
+
+def _steps_of_form(
+    name: str, form: Form, schedule: ScheduleConfig, n_members: int, rounds: Sequence[Round], max_confs: int
+) -> list[Step]:
+    prefix = "round" if form == "class1" else f"{name}-round"
+    first = Step(name=name, form=form, schedule=schedule, n_members=n_members, max_confs=max_confs)
+    return [first] + [
+        Step(
+            name=f"{prefix}-{number}",
+            form=form,
+            schedule=one.schedule,
+            n_members=n_members,
+            max_confs=one.max_confs or max_confs,
+            n_visits=one.visits,
+        )
+        for number, one in enumerate(rounds, start=1)
+    ]
 
 
 def train_valence(
@@ -154,7 +152,7 @@ class _Crew:
                 richer = ValenceNetwork(size.width, size.n_layers, size.dropout, form="class2")
                 richer.load_state_dict(richer.state_dict() | model.state_dict())
                 model = richer.to(stage.device)
-            on_qm = qm_stage(step.name, self.config, model, rows, self.score)
+            on_qm = qm_stage(step.name, self.config, model, rows, self.score, max_confs=step.max_confs)
             run_stage(on_qm, step.schedule, seed=seed + 2 + position, folder=folder, report=report)
         return model.cpu()
 
@@ -232,14 +230,20 @@ def _prior_stage(config: TrainConfig, model: ValenceNetwork, rows: list[Training
 
 
 def qm_stage(
-    name: str, config: TrainConfig, model: ValenceNetwork, rows: list[TrainingRow], score: Score
+    name: str,
+    config: TrainConfig,
+    model: ValenceNetwork,
+    rows: list[TrainingRow],
+    score: Score,
+    *,
+    max_confs: int,
 ) -> Stage:
     """What one step of QM training optimises, and how it is scored between epochs."""
     stage = config.valence
 
     def loss(batch: Sequence[int], generator: np.random.Generator) -> Tensor:
         part = [rows[index] for index in batch]
-        drawn = draw_batch(part, stage.max_confs, generator).to(device_of(model))
+        drawn = draw_batch(part, max_confs, generator).to(device_of(model))
         valence = model(drawn.graphs, drawn.indices)
         pull = stage.stiffness_pull * stiffness_pull(valence, part)
         return valence_loss(valence, drawn, stage) + pull + _coupling_cost(valence, config.class2)

@@ -87,11 +87,19 @@ def test_the_limit_is_of_what_either_form_says(tmp_path, data):
 
 
 ROUNDS = """
-[rounds]
-n = 2
+[[rounds]]
 visits = 5
 schedule = { epochs = 1, batch_molecules = 4, learning_rate = 5e-3, keep = "last" }
-last = { epochs = 1, batch_molecules = 4, learning_rate = 5e-3, keep = "last" }
+
+[[rounds]]
+visits = 5
+schedule = { epochs = 1, batch_molecules = 4, learning_rate = 5e-3, keep = "last" }
+"""
+
+CLASS2_ROUND = """
+[[class2.rounds]]
+visits = 5
+schedule = { epochs = 1, batch_molecules = 4, learning_rate = 5e-3, keep = "last" }
 """
 
 
@@ -112,7 +120,7 @@ def spring(atomic_numbers, total_charge):
 def test_a_training_stopped_between_visits_goes_on_to_the_same_weights(tmp_path, with_minima):
     """Stopped after the first round and started again: visits already made are read, weights are equal."""
     config = tmp_path / "tiny.toml"
-    config.write_text(CONFIG + "rounds = 1\n" + ROUNDS)
+    config.write_text(CONFIG + CLASS2_ROUND + ROUNDS)
     heard = []
     train(config, with_minima, tmp_path / "straight", cheap=spring, report=heard.append)
     steps = ("valence", "round-1", "round-2", "class2", "class2-round-1")
