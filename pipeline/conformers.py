@@ -9,6 +9,7 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 from pipeline.errors import ChildError, ConformerError
 from pipeline.ligand import to_rdkit
 from pipeline.process.child import Isolate, Limits, run_in_child
+from pipeline.resonance import bare_graph
 from pipeline.schema import Conformers, FloatArray, Ligand
 from pipeline.settings import ConformerSettings
 from pipeline.stereo import has_stereo_of
@@ -134,7 +135,7 @@ def _prune(mol: Chem.Mol, idxs: list[int], prune_rms: float) -> list[int]:
 
 def _skeleton(mol: Chem.Mol) -> tuple[Chem.Mol, list[int]]:
     """The atoms that an RMSD counts, all bonds alike so that resonance forms are symmetric; conformer ids."""
-    editable = Chem.RWMol(mol)
+    editable = Chem.RWMol(bare_graph(mol))
     on_carbon = [
         atom.GetIdx()
         for atom in mol.GetAtoms()
@@ -142,14 +143,5 @@ def _skeleton(mol: Chem.Mol) -> tuple[Chem.Mol, list[int]]:
     ]
     for idx in sorted(on_carbon, reverse=True):
         editable.RemoveAtom(idx)
-    for atom in editable.GetAtoms():
-        atom.SetFormalCharge(0)
-        atom.SetIsAromatic(False)
-        atom.SetNoImplicit(True)
-        atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
-    for bond in editable.GetBonds():
-        bond.SetStereo(Chem.BondStereo.STEREONONE)
-        bond.SetBondType(Chem.BondType.SINGLE)
-        bond.SetIsAromatic(False)
     skeleton = editable.GetMol()
     return skeleton, [conformer.GetId() for conformer in skeleton.GetConformers()]

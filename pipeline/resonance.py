@@ -1,4 +1,7 @@
-"""Other ways of drawing the same ion: a charge moved along alternating single and double bonds."""
+"""Other ways of drawing the same ion, and the graph that they share.
+
+A charge moves along alternating single and double bonds; elements and connections stay.
+"""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -13,6 +16,25 @@ _MAX_STEPS = 5000
 _MAX_PATH_ATOMS = 25
 _HETERO = frozenset({7, 8, 16})
 _SINGLE, _DOUBLE = Chem.BondType.SINGLE, Chem.BondType.DOUBLE
+
+
+def bare_graph(mol: Chem.Mol, *, with_charges: bool = False) -> Chem.Mol:
+    """Copy the molecule with all bonds alike, without stereo and, unless wanted, without charges.
+
+    Conformers and the order of atoms stay; hydrogens must be explicit.
+    """
+    bare = Chem.RWMol(mol)
+    Chem.RemoveStereochemistry(bare)
+    for atom in bare.GetAtoms():
+        atom.SetNoImplicit(True)
+        atom.SetIsAromatic(False)
+        atom.SetNumRadicalElectrons(0)
+        if not with_charges:
+            atom.SetFormalCharge(0)
+    for bond in bare.GetBonds():
+        bond.SetIsAromatic(False)
+        bond.SetBondType(Chem.BondType.SINGLE)
+    return bare.GetMol()
 
 
 def resonance_forms(mol: Chem.Mol) -> list[Chem.Mol]:

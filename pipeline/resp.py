@@ -19,6 +19,7 @@ from rdkit import Chem
 
 from pipeline.errors import QMError
 from pipeline.ligand import to_rdkit
+from pipeline.resonance import bare_graph
 from pipeline.schema import FloatArray, IntArray, Ligand, QMRecord
 from pipeline.units import ANGSTROM_PER_BOHR, KCAL_PER_HARTREE
 
@@ -146,17 +147,7 @@ def _sharing(groups: Sequence[IntArray], stays: np.ndarray) -> FloatArray:
 
 def _equivalence_classes(mol: Chem.Mol) -> IntArray:
     """Ranks of the atoms by the bare graph, so that a carboxylate's oxygens are alike however drawn."""
-    bare = Chem.RWMol(mol)
-    for atom in bare.GetAtoms():
-        atom.SetFormalCharge(0)
-        atom.SetIsAromatic(False)
-        atom.SetNoImplicit(True)
-        atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
-    for bond in bare.GetBonds():
-        bond.SetIsAromatic(False)
-        bond.SetStereo(Chem.BondStereo.STEREONONE)
-        bond.SetBondType(Chem.BondType.SINGLE)
-    return np.array(list(Chem.CanonicalRankAtoms(bare, breakTies=False, includeChirality=False)))
+    return np.array(list(Chem.CanonicalRankAtoms(bare_graph(mol), breakTies=False, includeChirality=False)))
 
 
 def _groups(classes: IntArray, wanted: np.ndarray) -> list[IntArray]:

@@ -25,6 +25,7 @@ from pipeline.export.patterns import SAME_ABSOLUTE, SAME_RELATIVE
 from pipeline.export.smarts import Environment
 from pipeline.export.whole_charges import build_whole_charges
 from pipeline.ligand import to_rdkit
+from pipeline.resonance import bare_graph
 from pipeline.schema import CLASS1_FIELDS, MMParameters, Parametrized
 from pipeline.topology import restore_order
 
@@ -103,33 +104,17 @@ def _grouped(parametrized: Sequence[Parametrized], *, with_charges: bool) -> lis
     """Ligands of one graph of elements (and charges) together, in input order."""
     groups: dict[str, list[Parametrized]] = {}
     for one in parametrized:
-        graph = _bare_graph(one, with_charges=with_charges)
+        graph = bare_graph(to_rdkit(one.ligand), with_charges=with_charges)
         groups.setdefault(Chem.MolToSmiles(graph), []).append(one)
     return list(groups.values())
-
-
-def _bare_graph(parametrized: Parametrized, *, with_charges: bool) -> Chem.Mol:
-    """The molecule with all bonds alike, without stereo and, unless wanted, without charges."""
-    bare = Chem.RWMol(to_rdkit(parametrized.ligand))
-    Chem.RemoveStereochemistry(bare)
-    for atom in bare.GetAtoms():
-        atom.SetNoImplicit(True)
-        atom.SetIsAromatic(False)
-        atom.SetNumRadicalElectrons(0)
-        if not with_charges:
-            atom.SetFormalCharge(0)
-    for bond in bare.GetBonds():
-        bond.SetIsAromatic(False)
-        bond.SetBondType(Chem.BondType.SINGLE)
-    return bare.GetMol()
 
 
 def _first_other(members: Sequence[Parametrized]) -> Parametrized | None:
     """The first whose parameters are not those of the first member, atom by matching atom."""
     first = members[0]
-    graph = _bare_graph(first, with_charges=False)
+    graph = bare_graph(to_rdkit(first.ligand))
     for other in members[1:]:
-        order = _bare_graph(other, with_charges=False).GetSubstructMatch(graph)
+        order = bare_graph(to_rdkit(other.ligand)).GetSubstructMatch(graph)
         _, parameters = restore_order(other.topology, other.parameters, np.argsort(order))
         if not _same(first.parameters, parameters):
             return other
