@@ -115,8 +115,9 @@ class GoalReport:
         errors = ", ".join(f"{error:.2f}" for error in u.group_error)
         return (
             f"uncertainty: Spearman's rho {u.rank_correlation:.2f} with the mean |ddE| of {u.n_molecules} "
-            f"molecules; by fifths {errors}; {u.n_flagged} flagged: {u.error_flagged:.2f} against "
-            f"{u.error_inside:.2f} kcal/mol"
+            f"molecules; by fifths {errors}; {u.n_disputed} flagged for their torsions "
+            f"{u.error_disputed:.2f}, {u.n_strange} for surroundings or charges {u.error_strange:.2f}, "
+            f"inside the domain {u.error_inside:.2f} kcal/mol"
         )
 
     def _relaxed_text(self) -> str:

@@ -27,19 +27,22 @@ class UncertaintySummary:
     """kcal/mol: mean of each fifth of the molecules, least uncertain first"""
     group_error: tuple[float, ...]
     """kcal/mol: their mean |ddE|"""
-    n_flagged: int
-    """molecules outside the domain"""
+    n_disputed: int
+    """molecules about whose torsions the networks disagree by more than is usual"""
+    error_disputed: float
+    """kcal/mol: their mean |ddE|; NaN where there is none"""
+    n_strange: int
+    """the others outside the domain, for their surroundings or their charges"""
+    error_strange: float
     error_inside: float
-    """kcal/mol: mean |ddE| of the others"""
-    error_flagged: float
-    """kcal/mol; NaN where none is flagged"""
+    """kcal/mol, of those inside"""
 
 
 def error_against_uncertainty(
     model: Predictor, examples: Sequence[QMExample], scores: RelaxedScores, path: Path
 ) -> UncertaintySummary | None:
     """Compare, and draw the picture; None for a model without a recorded domain or too few molecules."""
-    uncertainty, error, flagged = [], [], []
+    uncertainty, error, disputed, flagged = [], [], [], []
     for row in scores.rows:
         example = examples[row.row]
         confidence = model.predict(example.ligand, example.topology).confidence
@@ -47,22 +50,30 @@ def error_against_uncertainty(
         if confidence is not None and len(counted):
             uncertainty.append(confidence.uncertainty)
             error.append(float(counted.mean()))
+            disputed.append(confidence.uncertainty > confidence.limit)
             flagged.append(bool(confidence.doubts))
     if len(error) < N_GROUPS:
         return None
-    x, y, out = np.array(uncertainty), np.array(error), np.array(flagged)
+    x, y, doubted, out = (np.array(values) for values in (uncertainty, error, disputed, flagged))
+    strange = out & ~doubted
     groups = np.array_split(np.argsort(x), N_GROUPS)
     summary = UncertaintySummary(
         n_molecules=len(x),
         rank_correlation=float(spearmanr(x, y).statistic),
         group_uncertainty=tuple(float(x[group].mean()) for group in groups),
         group_error=tuple(float(y[group].mean()) for group in groups),
-        n_flagged=int(out.sum()),
-        error_inside=float(y[~out].mean()) if (~out).any() else float("nan"),
-        error_flagged=float(y[out].mean()) if out.any() else float("nan"),
+        n_disputed=int(doubted.sum()),
+        error_disputed=_mean(y[doubted]),
+        n_strange=int(strange.sum()),
+        error_strange=_mean(y[strange]),
+        error_inside=_mean(y[~out]),
     )
     _draw(x, y, out, summary).savefig(path, dpi=130)
     return summary
+
+
+def _mean(errors: FloatArray) -> float:
+    return float(errors.mean()) if len(errors) else float("nan")
 
 
 def _draw(x: FloatArray, y: FloatArray, out: np.ndarray, summary: UncertaintySummary) -> Figure:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -263,3 +264,16 @@ def test_errors_in_the_order_of_the_uncertainty_have_rank_correlation_one(tmp_pa
         predictor, examples, Scored([max(sure) + r for r in reverse]), tmp_path / "v.png"
     )
     assert reversed_.rank_correlation == pytest.approx(-1.0)
+
+
+def test_errors_are_told_by_the_kind_of_doubt(tmp_path):
+    """Two beyond the limit, one of them with strange atoms too; one strange only; three inside: the means."""
+    said = [(3.0, "disagree"), (2.5, "disagree; surroundings"), (1.0, "surroundings"), *[(0.5, "")] * 3]
+    confidences = [SimpleNamespace(uncertainty=u, limit=2.0, doubts=doubts) for u, doubts in said]
+    predictor = SimpleNamespace(predict=lambda number, _: SimpleNamespace(confidence=confidences[number]))
+    examples = [SimpleNamespace(ligand=number, topology=None) for number in range(len(said))]
+    errors = [4.0, 2.0, 1.5, 1.0, 0.5, 0.3]
+    summary = error_against_uncertainty(predictor, examples, Scored(errors), tmp_path / "u.png")
+    assert (summary.n_disputed, summary.error_disputed) == (2, pytest.approx(3.0))
+    assert (summary.n_strange, summary.error_strange) == (1, pytest.approx(1.5))
+    assert summary.error_inside == pytest.approx(0.6)
