@@ -43,7 +43,7 @@ ENDS = (
 )  # fmt: skip
 BAD = ("not-a-molecule", "C1CC", "CC(=O)[O-].[Na+]", "C[Mg]Br", "")
 _PERIOD = 20
-_SAMPLE_SECONDS = 0.5
+_SAMPLE_SECONDS = 2.0
 _SAVE_SECONDS = 10.0
 
 
