@@ -2,8 +2,9 @@
 
 A runner claims a task before it computes it and renews its leases while it lives. A lease ends when it is
 given back, when nobody renewed it for LEASE_SECONDS, or at once when its runner is a process of this machine
-that is no longer there. The next claim draws a larger token; the store takes a result only with the token of
-the lease that stands. So a runner that slept through its lease can write nothing.
+that is no longer there; in another container nobody can tell. The next claim draws a larger token; the store
+takes a result only with the token of the lease that stands. So a runner that slept through its lease can
+write nothing.
 """
 
 import os
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cache
+from pathlib import Path
 
 import psutil
 
@@ -40,8 +42,13 @@ class Refused(Enum):
 
 
 def own_name() -> str:
-    """Name this process as a runner: machine, process number, and when it was started."""
-    return f"{platform.node()} {os.getpid()} {_own_start(os.getpid()):.2f}"
+    """Name this process as a runner: where it is, process number, and when it was started."""
+    return f"{_here()} {os.getpid()} {_own_start(os.getpid()):.2f}"
+
+
+def _here() -> str:
+    """This machine and its numbering of processes: a container has its own, and perhaps our host's name."""
+    return f"{platform.node()}:{Path('/proc/self/ns/pid').stat().st_ino}"
 
 
 @cache
@@ -50,9 +57,9 @@ def _own_start(pid: int) -> float:
 
 
 def is_dead(runner: str) -> bool:
-    """Tell whether a runner is a process of this machine that is no longer there."""
-    host, pid, start = runner.rsplit(" ", 2)
-    if host != platform.node():
+    """Tell whether a runner is a process that we would see here, and do not."""
+    where, pid, start = runner.rsplit(" ", 2)
+    if where != _here():
         return False
     try:
         process = psutil.Process(int(pid))

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from shutil import which
 
 import psutil
 import pytest
@@ -53,6 +54,23 @@ def test_killed_at_random_ten_times_ends_as_if_never_killed(
     assert sorted(successes(place).values()) == [1] * 40
     with QMStore(place) as store:
         assert store.database.number("SELECT count(*) FROM leases") == 0
+
+
+_ENTER = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc")
+
+
+@pytest.mark.skipif(
+    which("unshare") is None or subprocess.run([*_ENTER, "true"], capture_output=True).returncode != 0,
+    reason="may make no process namespaces here",
+)
+def test_a_runner_in_another_container_is_not_taken_for_dead(place: Place) -> None:
+    """Its process number means nothing here, though the machine's name is ours: its lease runs to its end."""
+    ask = "from pipeline.store.leases import own_name; print(own_name(), end='')"
+    other = subprocess.check_output([*_ENTER, sys.executable, "-c", ask], text=True)
+    assert other.split()[1] == "1"
+    with QMStore(place) as store:
+        store.claim("task", other)
+        assert store.claim("task", own_name()) is Refused.TAKEN
 
 
 def test_the_jobs_of_a_killed_runner_are_taken_over_at_once(place: Place) -> None:
