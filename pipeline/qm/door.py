@@ -1,9 +1,11 @@
 """DOOR: one calculation in, one checked record out; the program runs in a supervised child process."""
 
 import re
+from contextlib import chdir
 from dataclasses import dataclass
 from importlib.metadata import version
 from subprocess import DEVNULL, PIPE, run
+from tempfile import TemporaryDirectory
 
 from pipeline.errors import ChildError, ParmflowError
 from pipeline.process.child import Child, Limits
@@ -60,12 +62,13 @@ class EngineInfo:
 
 def available_engines() -> tuple[EngineInfo, ...]:
     """List the programs that are installed, with their versions and levels of theory."""
-    ours = [
-        EngineInfo(name=name, version=_version(name), levels=levels_of(name))
-        for name in PROGRAMS
-        if is_installed(name)
-    ]
-    return (*ours, *(_through_qcengine(name) for name in other_programs()))
+    with TemporaryDirectory() as folder, chdir(folder):  # psi4 leaves a file where it, or QCEngine, asks it
+        ours = [
+            EngineInfo(name=name, version=_version(name), levels=levels_of(name))
+            for name in PROGRAMS
+            if is_installed(name)
+        ]
+        return (*ours, *(_through_qcengine(name) for name in other_programs()))
 
 
 def _through_qcengine(name: str) -> EngineInfo:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import cache
+from pathlib import Path
 from shutil import which
 
 import numpy as np
@@ -250,10 +251,12 @@ def test_threads_do_not_change_the_energy() -> None:
     assert two.energy == pytest.approx(one.energy, abs=1e-9 * KCAL_PER_HARTREE)
 
 
-def test_engines_are_listed() -> None:
-    """What pip installs is always there, with a version and its levels."""
+def test_engines_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What pip installs is always there, with a version and its levels; asking leaves no file behind."""
+    monkeypatch.chdir(tmp_path)
     engines = {engine.name: engine for engine in available_engines()}
     assert {"pyscf", "tblite"} <= set(engines)
     assert engines["pyscf"].levels[0] == "openff-default (b3lyp-d3bj/dzvp)"
     assert "gfn1-xtb" in engines["tblite"].levels
     assert all(engine.version[0].isdigit() for engine in engines.values())
+    assert list(tmp_path.iterdir()) == []
