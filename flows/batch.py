@@ -232,7 +232,10 @@ def close_run(campaign: Campaign, settings: Settings) -> dict[str, int]:
     write_fits_plot(campaign.folder)
     if settings.qm.torsion_drives and (campaign.folder / "fits.csv").is_file():
         ligands = [molecule.prepared.ligand for molecule in molecules(campaign)]
-        write_fragment_pictures(campaign.folder / FRAGMENT_FOLDER, ligands, settings.fragments)
+        try:
+            write_fragment_pictures(campaign.folder / FRAGMENT_FOLDER, ligands, settings.fragments)
+        except ImportError as error:
+            campaign.watch.say(f"No pictures of the fragments: {error}; install libxrender1 and libxext6.")
     return counts
 
 

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,3 +18,9 @@ def test_every_ligand_gets_its_own_picture(tmp_path: Path) -> None:
     assert len(set(paths)) == 2
     for path in paths:
         assert ElementTree.fromstring(path.read_text()).tag.endswith("svg")
+
+
+def test_the_command_needs_no_library_to_draw_with() -> None:
+    """A server without X11's libraries, where importing RDKit's drawing fails, still has all commands."""
+    without = "import sys; sys.modules['rdkit.Chem.Draw'] = None; import flows.cli"
+    assert subprocess.run([sys.executable, "-c", without], check=False).returncode == 0
