@@ -242,11 +242,11 @@ def environments(graph: MolecularGraph) -> list[str]:
     ]
 
 
-def _kind(features: Sequence[float]) -> tuple[int, int, int, str, str]:
+def _kind(features: list[float]) -> tuple[int, int, int, str, str]:
     """Element, degree, hydrogens, `r` in a conjugated ring, `u` unsaturated: from a row of features."""
     n_elements = len(ELEMENTS)
-    element = ELEMENTS[int(np.argmax(features[:n_elements]))]
-    degree = int(np.argmax(features[n_elements : n_elements + MAX_DEGREE + 1]))
+    element = ELEMENTS[features.index(1.0, 0, n_elements)]
+    degree = features.index(1.0, n_elements) - n_elements
     n_hydrogens = round(4 * features[n_elements + MAX_DEGREE + 1])
     conjugated, unsaturated = features[-2:]
     return element, degree, n_hydrogens, "r" if conjugated else "", "u" if unsaturated else ""
