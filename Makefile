@@ -1,24 +1,30 @@
 # The words of the project: env, demo, test, lint, bench. CI runs these same words.
-PYTHON ?= python3.11
-VENV   := .venv
-BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
+PYTHON   ?= python3.11
+VENV     := .venv
+BIN       = $(VENV)/bin
+STAMP     = $(VENV)/.installed
+# What the Dockerfile asks for otherwise.
+EXTRAS   := dev
+EDITABLE := --editable
+PROGRAMS := psi4 mopac gromacs lammps libxrender1 libxext6 postgresql
 
-.PHONY: env demo test lint bench system clean
+.PHONY: env packages system demo test lint bench clean
 
-env: $(STAMP) system
+env: packages system
+
+packages: $(STAMP)
 
 # torch first and exactly: a bare `torch` pulls several GB of CUDA packages.
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "parmflow needs Python 3.11; set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "torch==2.13.0"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(EDITABLE) ".[$(EXTRAS)]"
 	$(BIN)/python -m pip check
 	@touch $@
 
 system:
-	@.ci/system-packages
+	@.ci/system-packages $(PROGRAMS)
 
 demo: env
 	$(BIN)/parmflow refine data/libraries/demo.smi --out demo-out
