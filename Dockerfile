@@ -34,7 +34,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM base
 COPY .ci/system-packages /usr/local/sbin/
 RUN apt-get update && apt-get install --yes --no-install-recommends python3.11 \
-    && system-packages --must psi4 mopac gromacs lammps libxrender1 libxext6 \
+    && system-packages --must psi4 libopenblas0-openmp mopac gromacs lammps libxrender1 libxext6 \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=packages /opt/parmflow /opt/parmflow
 ENV PATH=/opt/parmflow/bin:$PATH

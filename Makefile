@@ -6,7 +6,7 @@ STAMP     = $(VENV)/.installed
 # What the Dockerfile asks for otherwise.
 EXTRAS   := dev
 EDITABLE := --editable
-PROGRAMS := psi4 mopac gromacs lammps libxrender1 libxext6 postgresql
+PROGRAMS := psi4 libopenblas0-openmp mopac gromacs lammps libxrender1 libxext6 postgresql
 
 .PHONY: env packages system demo test lint bench clean
 

@@ -123,10 +123,13 @@ def _check_engines() -> list[Finding]:
     findings = []
     for name in dict.fromkeys([*PROGRAMS, *engines]):
         if name in engines:
-            detail = f"{engines[name].version}: {', '.join(engines[name].levels)}"
-            findings.append(Finding(name=f"engine {name}", state="ok", detail=detail))
+            engine = engines[name]
+            detail = f"{engine.version}: {', '.join(engine.levels)}"
+            state: Literal["ok", "note", "wrong"] = "note" if engine.hint else "ok"
+            detail += f"; {engine.hint}" if engine.hint else ""
+            findings.append(Finding(name=f"engine {name}", state=state, detail=detail))
         else:
-            state: Literal["note", "wrong"] = "wrong" if name in _NEEDED_ENGINES else "note"
+            state = "wrong" if name in _NEEDED_ENGINES else "note"
             detail = f"not found; {PROGRAMS[name].install} for {', '.join(methods_of(name))}"
             findings.append(Finding(name=f"engine {name}", state=state, detail=detail))
     return findings

@@ -96,7 +96,7 @@ def test_the_container_has_the_tested_set():
 def test_the_container_has_the_programs_of_make_env():
     """Its optional programs are those of `make env`, but for PostgreSQL's server: tests use it."""
     (run,) = [run for run in told(default_stage(), "RUN") if "system-packages" in run]
-    programs = re.search(r"system-packages --must ([\w ]+)", run)[1].split()
+    programs = re.search(r"system-packages --must ([\w -]+)", run)[1].split()
     ours = next(line for line in dry_run(["system"]).splitlines() if "system-packages" in line).split()[1:]
     assert sorted([*programs, "postgresql"]) == sorted(ours)
 

@@ -4,6 +4,8 @@ import re
 from contextlib import chdir
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
+from shutil import which
 from subprocess import DEVNULL, PIPE, run
 from tempfile import TemporaryDirectory
 
@@ -58,17 +60,33 @@ class EngineInfo:
     name: str
     version: str
     levels: tuple[str, ...]
+    hint: str = ""
+    """how it would be faster"""
 
 
 def available_engines() -> tuple[EngineInfo, ...]:
     """List the programs that are installed, with their versions and levels of theory."""
     with TemporaryDirectory() as folder, chdir(folder):  # psi4 leaves a file where it, or QCEngine, asks it
         ours = [
-            EngineInfo(name=name, version=_version(name), levels=levels_of(name))
+            EngineInfo(name=name, version=_version(name), levels=levels_of(name), hint=_hint(name))
             for name in PROGRAMS
             if is_installed(name)
         ]
         return (*ours, *(_through_qcengine(name) for name in other_programs()))
+
+
+def _hint(program: str) -> str:
+    """Tell of a psi4 of Debian that runs on the reference BLAS: 16 atoms take it 3.5 times as long."""
+    if program != "psi4" or which(program) != "/usr/bin/psi4" or not has_reference_blas(Path("/usr/lib")):
+        return ""
+    return (
+        "computes with the reference BLAS; `apt-get install libopenblas0-openmp` makes it three times as fast"
+    )
+
+
+def has_reference_blas(libraries: Path) -> bool:
+    """Whether Debian's alternatives under this folder lead from libblas.so.3 to the reference BLAS."""
+    return any(link.resolve().parent.name == "blas" for link in libraries.glob("*/libblas.so.3"))
 
 
 def _through_qcengine(name: str) -> EngineInfo:

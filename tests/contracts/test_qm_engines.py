@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from pipeline.errors import QMError
 from pipeline.process.child import Limits
 from pipeline.qm.dispersion import compute_d3bj
-from pipeline.qm.door import available_engines, run_task
+from pipeline.qm.door import available_engines, has_reference_blas, run_task
 from pipeline.qm.levels import spec_by_name
 from pipeline.qm.result import EngineResult, check_result
 from pipeline.schema import QMRecord, QMSpec, QMTask
@@ -260,3 +260,14 @@ def test_engines_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "gfn1-xtb" in engines["tblite"].levels
     assert all(engine.version[0].isdigit() for engine in engines.values())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("folder", "is_reference"), [("blas", True), ("openblas-openmp", False)])
+def test_the_reference_blas_is_seen(tmp_path: Path, folder: str, is_reference: bool) -> None:
+    """Where the alternatives of a Debian system lead, a link to a link to a file."""
+    home = tmp_path / "x86_64-linux-gnu"
+    (home / folder).mkdir(parents=True)
+    (home / folder / "libblas.so.3").touch()
+    (home / "alternative").symlink_to(home / folder / "libblas.so.3")
+    (home / "libblas.so.3").symlink_to(home / "alternative")
+    assert has_reference_blas(tmp_path) is is_reference

@@ -6,8 +6,11 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 from typer.testing import CliRunner
 
+from flows import doctor
 from flows.cli import app
 from flows.doctor import Finding, Report, check_scheduler, check_space, check_versions
+from pipeline.qm.door import EngineInfo
+from pipeline.settings import ServerSettings
 
 
 @pytest.mark.parametrize(
@@ -74,3 +77,15 @@ def test_the_command_tells_programs_and_people_the_same(monkeypatch):
     assert {"engine pyscf", "engine tblite", "engine psi4", "program gmx_d", "program lmp", "torch"} <= {
         finding["name"] for finding in findings
     }
+
+
+def test_an_engine_that_could_be_faster_is_a_note(monkeypatch, tmp_path):
+    """What the engine's door hints at stands in its line, and is nothing wrong."""
+    slow = EngineInfo(name="psi4", version="1.3.2", levels=("hf",), hint="install a fast library")
+    fast = EngineInfo(name="mopac", version="22.0", levels=("am1",))
+    monkeypatch.setattr(doctor, "available_engines", lambda: (slow, fast))
+    report = doctor.examine(str(tmp_path), ServerSettings())
+    lines = {finding.name: finding for finding in report.findings}
+    assert lines["engine psi4"].state == "note"
+    assert lines["engine psi4"].detail == "1.3.2: hf; install a fast library"
+    assert (lines["engine mopac"].state, lines["engine mopac"].detail) == ("ok", "22.0: am1")
