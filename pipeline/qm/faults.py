@@ -40,13 +40,14 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("sigsegv", "crash"),
     ("segmentation fault", "crash"),
     ("sigabrt", "crash"),
+    ("timed out after", "lost"),  # QCEngine asks psi4 for its version, which takes longer on a choked machine
 )
 _TAIL = 1500
 """characters; a program's last words say why, its first thousand lines do not"""
 
 
 def classify(text: str) -> str:
-    """Name the kind of a failure from its text: scf, disk, memory, input, geometry, crash or engine."""
+    """Name the kind of a failure from its text: scf, disk, memory, input, geometry, crash, lost or engine."""
     low = text.lower()
     return next((kind for pattern, kind in _PATTERNS if pattern in low), "engine")
 

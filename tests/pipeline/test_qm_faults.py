@@ -21,6 +21,7 @@ COMPLAINTS = [
     ("TypeError: set_global_option(): incompatible function arguments", "input"),
     ("psi4.driver.p4util.exceptions.ValidationError: Method=b3lip is not available.", "input"),
     ("Unknown error, error message is not found, possible segmentation fault!", "crash"),
+    ("TimeoutExpired: Command '['/usr/bin/psi4', '--version']' timed out after 30 seconds", "lost"),
     ("Something nobody has seen before", "engine"),
 ]
 
