@@ -1,5 +1,6 @@
 """Workers that make several calls: each call ends as in a child of its own, whatever came before it."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -189,6 +190,7 @@ def _server() -> psutil.Process:
 def test_nothing_is_left(limits: Limits, tmp_path: Path) -> None:
     """After calls from eight threads, good and bad, no process, no open file and no folder is left over."""
     run_in_child(abs, -1, limits=limits)
+    gc.collect()  # what earlier tests left open
     n_open = psutil.Process().num_fds()
 
     def one(n: int) -> int:
@@ -203,7 +205,7 @@ def test_nothing_is_left(limits: Limits, tmp_path: Path) -> None:
     assert [n for n, answer in enumerate(answers) if n % 5 and answer != n * n] == []
     for process in _server().children(recursive=True):
         assert is_gone(process.pid)
-    assert psutil.Process().num_fds() == n_open
+    assert psutil.Process().num_fds() <= n_open
     assert list((tmp_path / "scratch").iterdir()) == []
 
 

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from qcelemental.models import AtomicResult
 
-from pipeline.errors import OutputFolderError, StoreError
+from pipeline.errors import OutputFolderError, StoreError, UsageError
 from pipeline.ligand import ligand_key
 from pipeline.schema import Ligand, QMRecord, QMSpec, QMTask
 from pipeline.store import Composition, Entry, QMStore
 from pipeline.store.exchange import export_store, import_entries, import_file
-from pipeline.store.qcarchive import read_dataset
+from pipeline.store.qcarchive import dataset_named, read_dataset
 from pipeline.store.qcschema import document_of, read_records
 from pipeline.units import (
     ANGSTROM_PER_BOHR,
@@ -250,7 +250,7 @@ def test_records_of_qcportal_are_read_as_objects(tmp_path: Path, drive: SimpleNa
 
 
 def test_a_data_set_of_a_server_is_read(tmp_path: Path) -> None:
-    """What qcportal's client is asked, and that its records come in; another kind of data set is refused."""
+    """What qcportal's client is asked, and that its records come in."""
     asked = []
 
     def iterate_records(**options: object) -> list[tuple[str, str, SimpleNamespace]]:
@@ -265,9 +265,15 @@ def test_a_data_set_of_a_server_is_read(tmp_path: Path) -> None:
     with QMStore(tmp_path / "s") as store:
         taken = import_entries(store, read_dataset(client, "singlepoint", "OpenFF"))
         assert (taken.n_new, taken.refused) == (1, ())
-        with pytest.raises(StoreError, match="manybody"):
-            import_entries(store, read_dataset(client, "manybody", "OpenFF"))
     assert asked == [("singlepoint", "OpenFF"), {"status": "complete", "include": ["**"]}]
+
+
+def test_a_data_set_is_named_by_kind_and_name() -> None:
+    """A name may hold colons; another kind, or no name, is refused."""
+    assert dataset_named("torsiondrive:OpenFF: set 1") == ("torsiondrive", "OpenFF: set 1")
+    for text in ("manybody:OpenFF", "singlepoint:", "singlepoint", ":OpenFF", ""):
+        with pytest.raises(UsageError, match="KIND:NAME"):
+            dataset_named(text)
 
 
 def table_of(rows: list[dict], path: Path) -> Path:
