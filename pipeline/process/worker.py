@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,8 @@ _CRAMPED = 0.9
 """share of the allowed memory beyond which a refused request may be behind any error"""
 _WORN = 0.5
 """share of the memory that was left at its start beyond which a worker takes no further call"""
+_LOOKS, _LOOK_SECONDS = 10, 0.005
+"""at what a call left behind, before it counts"""
 _STATUS_MARKS = ("Umask:", "Threads:", "SigBlk:", "SigIgn:", "Cpus_allowed:")
 _SIGNALS_OF_GLIBC = 0b11 << 31
 """signals 32 and 33: caught from the first thread of a process on, also when that has ended"""
@@ -54,7 +57,7 @@ def work(orders: socket.socket, warden: int) -> None:
             job.may_stay
             and (reply.error is None or isinstance(reply.error, ParmflowError))
             and _peak_bytes() - start <= _WORN * (job.memory_mb * 2**20 - start)
-            and _marks() == unmarked
+            and _leaves(unmarked)
             and not has_children()  # asked last: without threads, nobody can start one afterwards
         )
         send_frame(orders, (STAYS if stays else GOES) + _packed(reply))
@@ -84,6 +87,15 @@ def _call(job: Job) -> Reply:
     if report.reply.error is not None and _peak_bytes() > _CRAMPED * job.memory_mb * 2**20:
         return replace(report.reply, cramped=True)
     return report.reply
+
+
+def _leaves(unmarked: tuple[object, ...]) -> bool:
+    """Whether the process is as it was; a thread that was joined is counted for some milliseconds more."""
+    for _ in range(_LOOKS):
+        if _marks() == unmarked:
+            return True
+        time.sleep(_LOOK_SECONDS)
+    return False
 
 
 def _marks() -> tuple[object, ...]:
