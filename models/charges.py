@@ -7,12 +7,14 @@ Comput. Sci. 2003, 43, 1982, eq. 3)
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from models.gnn import Backend, GraphEncoder
 from models.graph import GraphBatch
+from models.sharing import Shared
 
 MIN_HARDNESS = 0.1
 
@@ -27,9 +29,12 @@ class ChargeNetwork(nn.Module):
 
     def forward(self, batch: GraphBatch, backend: Backend = "torch") -> Tensor:
         """Return (n_atoms,) elementary charges."""
+        return equilibrate(*self.pulls(batch, backend), batch)
+
+    def pulls(self, batch: GraphBatch, backend: Backend = "torch") -> tuple[Tensor, Tensor]:
+        """Electronegativity and hardness of each atom, (n_atoms,) each."""
         electronegativity, raw_hardness = self.readout(self.encoder(batch, backend)).unbind(dim=1)
-        hardness = MIN_HARDNESS + nn.functional.softplus(raw_hardness + 1.0)
-        return equilibrate(electronegativity, hardness, batch)
+        return electronegativity, MIN_HARDNESS + nn.functional.softplus(raw_hardness + 1.0)
 
 
 class ChargeEnsemble(nn.Module):
@@ -51,6 +56,11 @@ class ChargeEnsemble(nn.Module):
     def each(self, batch: GraphBatch, backend: Backend = "torch") -> Tensor:
         """What every member says on its own, (n_members, n_atoms)."""
         return torch.stack([member(batch, backend) for member in self.members])
+
+    def each_shared(self, shared: Shared, batch: GraphBatch) -> Tensor:
+        """Do the same where the atoms that look alike are known."""
+        pulls = [cast(ChargeNetwork, member).pulls(shared.batch) for member in self.members]
+        return torch.stack([equilibrate(shared.of_atoms(e), shared.of_atoms(s), batch) for e, s in pulls])
 
 
 def equilibrate(electronegativity: Tensor, hardness: Tensor, batch: GraphBatch) -> Tensor:

@@ -12,6 +12,7 @@ from models.features import MolecularGraph, build_graph
 from models.graph import GraphBatch, collate_graphs
 from models.network import mean_parameters
 from models.readouts import CLASS1_NAMES, ValenceParameters
+from models.sharing import CROSS_ROWS, ROWS_OF, share
 from models.targets import without_pairs
 from models.terms import MMIndices, TorchCross, collate_indices, indices_from_topology
 from models.weights import Model, load_model
@@ -28,6 +29,7 @@ class Predictor:
     def __init__(self, model: Model, form: Form = "class1") -> None:
         self.model = model
         self.valence = model.valence_of(form)
+        self.n_layers = max(size.n_layers for size in model.sizes.values())
         self.others = [one for one in model.ensembles if one is not self.valence and model.domain]
         self.name = model.name if form == "class1" else f"{model.name} {form}"
         self.version, self.sha256 = model.version, model.sha256
@@ -46,14 +48,19 @@ class Predictor:
         graphs = [build_graph(ligand) for ligand, _ in ligands]
         topologies = [topology for _, topology in ligands]
         batch, indices = collate(graphs, topologies)
-        members = self.valence.each(batch, indices)
+        shared = share(batch, indices, self.n_layers)
+        members = [shared.of_rows(one) for one in self.valence.each(shared.batch, shared.indices)]
         sizes = [topology.n_atoms for topology in topologies]
-        each_charge = self.model.charges.each(batch)
+        each_charge = self.model.charges.each_shared(shared, batch)
         charges = made_exact(each_charge.mean(dim=0), batch).split(sizes)
         means = split_valence(mean_parameters(members), topologies)
         each_valence = [split_valence(one, topologies) for one in members]
         n_propers = [len(topology.propers) for topology in topologies]
-        others = [k.split(n_propers) for ensemble in self.others for k in ensemble.propers(batch, indices)]
+        others = [
+            shared.of_propers(proper_k).split(n_propers)
+            for ensemble in self.others
+            for proper_k in ensemble.propers(shared.batch, shared.indices)
+        ]
         confidences = self._confidences(
             ligands, graphs, each_valence, others, each_charge.split(sizes, dim=1)
         )
@@ -117,31 +124,16 @@ def collate(graphs: Sequence[MolecularGraph], topologies: Sequence[Topology]) ->
     return collate_graphs(graphs, dtype=torch.float64), collate_indices(indices)
 
 
-_ROWS = {
-    "bond_k3": "bonds",
-    "bond_k4": "bonds",
-    "angle_k3": "angles",
-    "angle_k4": "angles",
-    "bond_bond": "angles",
-    "bond_angle": "angles",
-    "bond_torsion": "propers",
-    "angle_torsion": "propers",
-    "angle_angle_torsion": "propers",
-}
-"""the rows of a topology beside which a class II term stands"""
-
-
 def split_valence(valence: ValenceParameters, topologies: Sequence[Topology]) -> list[ValenceParameters]:
     """Cut a batch's valence parameters into one set per ligand."""
-    columns = {"bond": "bonds", "angle": "angles", "proper": "propers", "improper": "impropers"}
 
     def cut(values: Tensor, rows: str) -> Sequence[Tensor]:
         return values.split([len(getattr(topology, rows)) for topology in topologies])
 
-    parts = {name: cut(getattr(valence, name), columns[name.split("_")[0]]) for name in CLASS1_NAMES}
+    parts = {name: cut(getattr(valence, name), ROWS_OF[name.split("_")[0]]) for name in CLASS1_NAMES}
     crosses: list[TorchCross | None] = [None] * len(topologies)
     if valence.cross is not None:
-        pieces = {name: cut(getattr(valence.cross, name), rows) for name, rows in _ROWS.items()}
+        pieces = {name: cut(getattr(valence.cross, name), rows) for name, rows in CROSS_ROWS.items()}
         crosses = [TorchCross(**{n: p[i] for n, p in pieces.items()}) for i in range(len(topologies))]
     return [
         ValenceParameters(**{n: p[i] for n, p in parts.items()}, cross=cross)
