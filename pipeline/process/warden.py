@@ -44,7 +44,7 @@ def oversee(connection: socket.socket, parent: int) -> None:
     theirs.close()
     served: Job | None = None
     desk = _Desk(worker, orders, (connection, parent))
-    while (order := desk.next_order()) is not None:
+    while (order := desk.next_order(is_first=served is None)) is not None:
         job: Job = pickle.loads(order)  # noqa: S301 - from our own parent through a socketpair
         start = time.monotonic()
         cause, answer = desk.pass_on(order, _Clock(worker, start + job.wall_seconds, job.stall_seconds))
@@ -75,11 +75,15 @@ class _Desk:
         self._worker, self._orders, self._owners = worker, orders, owners
         self._ended = os.pidfd_open(worker)
 
-    def next_order(self) -> bytes | None:
-        """Wait for an order; None when nobody will give one, or nobody is there to take it."""
+    def next_order(self, *, is_first: bool) -> bytes | None:
+        """Wait for an order; None when nobody will give one, or nobody is there to take it.
+
+        The first is on its way, and taken even where the worker was killed before: its end is what to tell.
+        """
         connection, _ = self._owners
         connection.settimeout(_ORDER_SECONDS)
-        with _selector(self._ended, *self._owners) as selector, contextlib.suppress(OSError):
+        sources = self._owners if is_first else (self._ended, *self._owners)
+        with _selector(*sources) as selector, contextlib.suppress(OSError):
             ready = {key.fileobj for key, _ in selector.select(_ORDER_SECONDS)}
             if ready == {connection}:
                 # OSError: the parent is stopped, or dead while a fork of it holds the socket

@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.errors import ChildError, QMError
 from pipeline.process import child
-from pipeline.process.child import Child, Limits, run_in_child, sweep
-from tests.process_tree import SOON, is_gone, read_pid
+from pipeline.process.child import Child, Hand, Limits, run_in_child, sweep
+from tests.process_tree import SOON, children_of, is_gone, read_pid
 
 
 @pytest.fixture
@@ -241,6 +241,32 @@ def test_a_killed_warden_leaves_nobody(tmp_path: Path, limits: Limits) -> None:
     assert is_gone(worker.pid)
     assert is_gone(program)
     assert run_in_child(abs, -1, limits=limits) == 1
+
+
+def test_a_worker_killed_before_it_took_its_order_is_a_crash(limits: Limits) -> None:
+    """What is told is the worker's death, not that the process that watched it vanished."""
+    run_in_child(abs, -1, limits=limits)  # the server is there
+
+    def hire_one_and_kill_it(module: str) -> Hand:
+        before = descendants()
+        hand = child.hire(module)
+        while len(new := descendants() - before) < 2:  # a warden and its worker
+            time.sleep(0.01)
+        (worker,) = (process for process in new if process.parent() in new)
+        worker.kill()
+        assert is_gone(worker.pid)
+        return hand
+
+    with (
+        Child(time.sleep, 60, limits=limits, hire=hire_one_and_kill_it) as job,
+        pytest.raises(ChildError, match="SIGKILL") as caught,
+    ):
+        job.result()
+    assert caught.value.kind == "crash"
+
+
+def descendants() -> set[psutil.Process]:
+    return set(children_of([psutil.Process()], recursive=True))
 
 
 MODULES_RUN_IN_CHILDREN = (
