@@ -6,7 +6,6 @@ The plain command and the Prefect flow both come here; they differ only in who c
 import contextlib
 import dataclasses
 import fcntl
-import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -43,6 +42,7 @@ from pipeline.errors import LibraryFileError, OutputFolderError, SettingsError, 
 from pipeline.ledger import Ledger
 from pipeline.library import Record, read_library
 from pipeline.library_delivery import write_library
+from pipeline.machine import usable_cores
 from pipeline.outcomes_table import write_json
 from pipeline.parametrize import StraightLine
 from pipeline.process.child import Isolate, run_in_child
@@ -84,7 +84,7 @@ def predictor_of(name: str, form: Form) -> Predictor:
 
 def n_jobs(settings: Settings) -> int:
     """Worker processes: as asked, else one per core that we may use."""
-    return settings.jobs or len(os.sched_getaffinity(0))
+    return settings.jobs or usable_cores()
 
 
 def identity_of(request: Request) -> dict[str, Any]:

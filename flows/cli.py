@@ -76,7 +76,8 @@ FormName = Annotated[
     ),
 ]
 Jobs = Annotated[
-    int | None, typer.Option("--jobs", metavar="N", help="Worker processes; default one per core.")
+    int | None,
+    typer.Option("--jobs", metavar="N", help="Worker processes; default one per core that we may use."),
 ]
 Spec = Annotated[str | None, typer.Option("--spec", metavar="NAME", help=_SPEC_HELP)]
 Budget = Annotated[

@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from pipeline.errors import ChildError, QMError, StoreError
+from pipeline.machine import usable_memory_mb
 from pipeline.outcome import Failure
 from pipeline.process.child import Child, Limits
 from pipeline.qm.budget import Budget
@@ -80,7 +79,7 @@ class Batch:
         """Work on a store; `budget` is what other batches have left, None: that of the settings."""
         self._store = store
         self._limits = Limits(wall_seconds=settings.seconds_per_job, memory_mb=settings.memory_mb)
-        self._memory_mb = psutil.virtual_memory().total // 2**20
+        self._memory_mb = usable_memory_mb()
         self._jobs = max(1, jobs)
         self._budget = budget or Budget(settings.budget_seconds)
         self._start_child = start

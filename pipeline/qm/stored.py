@@ -5,9 +5,8 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import psutil
-
 from pipeline.database import Place
+from pipeline.machine import usable_cores
 from pipeline.qm.batch import Batch
 from pipeline.qm.budget import Budget
 from pipeline.qm.cost import Calibration, what_would_fit
@@ -29,7 +28,7 @@ class StoredQM:
         self._settings = settings
         self._server = server
         self.budget = Budget(settings.qm.budget_seconds)
-        self._jobs = settings.jobs or psutil.cpu_count(logical=True) or 1
+        self._jobs = settings.jobs or usable_cores()
         self.spec: QMSpec = spec_by_name(settings.qm.spec, settings.qm.program)
 
     def find(self, keys: Iterable[str]) -> Mapping[str, QMRecord]:
