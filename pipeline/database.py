@@ -37,6 +37,8 @@ _FULL = ("disk is full", "disk full", "disk i/o error", "no space left")
 """SQLite's and PostgreSQL's own words; a bare `full` would also be somebody's column or constraint"""
 _BROKEN = ("malformed", "not a database")
 _AWAY = ("connection", "server closed", "could not translate host", "failed to resolve host")
+_NO_SUCH_HOST = ("[errno -2]", "name or service not known")
+"""unlike a name server that does not answer; in an address that never worked a slip of the pen"""
 _REFUSED = (
     (r"password authentication failed", "check the user in the address and its password in ~/.pgpass"),
     (r"no password supplied", "write this user's password into ~/.pgpass"),
@@ -146,7 +148,8 @@ class Database:
     ) -> None:
         """Connect, and make what is missing of the `tables` (SQL statements that end in `;`).
 
-        A server that does not answer is waited for, if `patient`. SettingsError where it refuses us.
+        A server that does not answer is waited for, if `patient`. SettingsError where it refuses us, and
+        where there is no such host.
         """
         self.place = place
         self._in_transaction = False
@@ -191,6 +194,9 @@ class Database:
             return self._engine.connect()
         except SQLAlchemyError as error:
             story = self._story(error)
+            if any(word in str(story).lower() for word in _NO_SUCH_HOST):
+                message = f"{self.place}: no such host ({_cause(error)}); check the host in the address"
+                raise SettingsError(message) from error
             if story.kind == "refused":
                 raise SettingsError(str(story)) from error
             raise story from error
@@ -375,7 +381,7 @@ class Database:
         if self._driver is not None and self._engine.dialect.is_disconnect(error, self._driver, None):  # type: ignore[arg-type]
             self._driver = None
             self._connection.invalidate()
-        cause = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
+        cause = _cause(error)
         words = cause.lower()
         if any(word in words for word in _LOCKED):
             return StoreError(f"{self.place}: locked ({cause})", kind="locked", retryable=True)
@@ -393,6 +399,11 @@ class Database:
             message = f"{self.place}: the database does not answer ({cause}); repeat when it does"
             return StoreError(message, kind="lost", retryable=True)
         return StoreError(f"{self.place}: {cause}")
+
+
+def _cause(error: Exception) -> str:
+    """The driver's words, in one line."""
+    return " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
 
 
 @lru_cache(maxsize=256)

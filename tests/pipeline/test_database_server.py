@@ -1,6 +1,7 @@
 """A database server that goes away: waited for, and told in a sentence where it stays away."""
 
 import contextlib
+import socket
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -171,11 +172,36 @@ def test_an_opening_that_waited_in_vain_is_a_sentence(
     open_one: Callable[[Place], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The one of every write, for a server that stays away and for a host of no such name."""
+    """The one of every write, for a server that stays away and for names that nobody resolves now."""
     monkeypatch.setattr("pipeline.database.BUSY_SECONDS", 0.5)
+    monkeypatch.setattr(socket, "getaddrinfo", resolver(socket.EAI_AGAIN))
     for url in (its_place.url.rpartition(":")[0] + ":9/x", "postgresql+psycopg://nowhere.invalid/x"):
         with pytest.raises(ParmflowError, match=r"does not answer \(.*\); repeat when it does$"):
             open_one(Place(url=url, schema="s"))
+
+
+def test_a_host_of_no_such_name_is_told_at_once(
+    open_one: Callable[[Place], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slip of the pen in the address is not waited for."""
+    monkeypatch.setattr(socket, "getaddrinfo", resolver(socket.EAI_NONAME))
+    monkeypatch.setattr("pipeline.database.time.sleep", lambda _: pytest.fail("it waits"))
+    with pytest.raises(SettingsError, match=r"no such host \(.*nowhere.*\); check the host in the address$"):
+        open_one(Place(url="postgresql+psycopg://nowhere.invalid/x", schema="s"))
+
+
+def resolver(code: int) -> Callable[..., Any]:
+    """A name server that answers so, numbers excepted; what glibc says of it is said here too."""
+    said = {socket.EAI_AGAIN: "Temporary failure in name resolution"}
+    said[socket.EAI_NONAME] = "Name or service not known"
+    resolve = socket.getaddrinfo
+
+    def answer(host: str, *others: Any, **named: Any) -> Any:
+        if host == "nowhere.invalid":
+            raise socket.gaierror(code, said[code])
+        return resolve(host, *others, **named)
+
+    return answer
 
 
 REFUSALS = {
