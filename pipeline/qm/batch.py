@@ -21,7 +21,7 @@ from pipeline.machine import usable_memory_mb
 from pipeline.outcome import Failure
 from pipeline.process.child import Child, Limits
 from pipeline.qm.budget import Budget
-from pipeline.qm.cost import Calibration, expected_seconds
+from pipeline.qm.cost import Calibration, expected_memory_mb, expected_seconds
 from pipeline.qm.door import collect_record, start_task
 from pipeline.qm.endings import Ending, OnResult, failure_of, run_through
 from pipeline.qm.result import EngineResult
@@ -38,6 +38,8 @@ Start = Callable[[QMTask, Limits, int], Child[EngineResult]]
 _HEARTBEAT_SECONDS = LEASE_SECONDS / 4
 _LOOK_SECONDS = 1.0
 """between two looks at what other runners have done"""
+_MEMORY_SHARE = 0.85
+"""of the memory that we may use: what all jobs together are expected to need at most"""
 _RESERVE_BYTES = 2**28
 """free space of the scratch disk below which nothing is started"""
 
@@ -62,6 +64,8 @@ class _Running:
     child: Child[EngineResult]
     start: float
     n_cores: int
+    memory_mb: int
+    """that it is expected to need"""
 
 
 class Batch:
@@ -79,7 +83,7 @@ class Batch:
         """Work on a store; `budget` is what other batches have left, None: that of the settings."""
         self._store = store
         self._limits = Limits(wall_seconds=settings.seconds_per_job, memory_mb=settings.memory_mb)
-        self._memory_mb = usable_memory_mb()
+        self._memory_mb = int(_MEMORY_SHARE * usable_memory_mb())
         self._jobs = max(1, jobs)
         self._budget = budget or Budget(settings.budget_seconds)
         self._start_child = start
@@ -126,6 +130,8 @@ class Batch:
 
     def _start_some(self) -> Iterator[tuple[QMTask, Ending]]:
         while self._waiting and self._stopped is None and (n_free := self._n_free()):
+            if self._running and self._needed_mb(self._waiting[0]) > self._free_mb():
+                return  # else the system would kill one of them
             task = self._waiting.popleft()
             ending: Ending | None = self._over_budget(task) or self._failed_elsewhere(task)
             if ending is None and self._has_room():
@@ -135,6 +141,18 @@ class Batch:
 
     def _n_free(self) -> int:
         return self._jobs - sum(running.n_cores for running in self._running)
+
+    def _free_mb(self) -> int:
+        """Memory that no running job is expected to need."""
+        return self._memory_mb - sum(running.memory_mb for running in self._running)
+
+    def _needed_mb(self, task: QMTask) -> int:
+        """Memory that a task is expected to need: its limit where that was raised, since it needed more."""
+        limit = self._limits_of(task).memory_mb
+        return limit if limit > self._limits.memory_mb else min(expected_memory_mb(task), limit)
+
+    def _limits_of(self, task: QMTask) -> Limits:
+        return limits_after(self._limits, self._store.attempts(task.key), self._memory_mb)
 
     def _over_budget(self, task: QMTask) -> Failure | None:
         """Say so when a task would not end within the budget."""
@@ -170,15 +188,20 @@ class Batch:
             self._elsewhere[task.key] = task
             return None
         assert isinstance(lease, Lease)
+        memory_mb = self._needed_mb(task)
         rest = sum(self._calibration.seconds(other) for other in self._waiting)
         n_cores = cores_for(self._calibration.seconds(task), rest, n_free, self._jobs)
+        # Where memory admits fewer jobs than there are cores, each gets its share of these.
+        n_cores = max(n_cores, n_free // max(1, self._free_mb() // max(1, memory_mb)))
         start = time.monotonic()
-        limits = limits_after(self._limits, self._store.attempts(task.key), self._memory_mb)
         try:
-            child = self._start_child(task, limits, n_cores)
+            child = self._start_child(task, self._limits_of(task), n_cores)
         except (QMError, ChildError) as error:
             return self._keep_failure(task, lease, error, _Took(start=start, n_cores=n_cores))
-        self._running.append(_Running(task=task, lease=lease, child=child, start=start, n_cores=n_cores))
+        running = _Running(
+            task=task, lease=lease, child=child, start=start, n_cores=n_cores, memory_mb=memory_mb
+        )
+        self._running.append(running)
         return None
 
     # ---- ending ----

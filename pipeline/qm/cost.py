@@ -1,4 +1,4 @@
-"""What a calculation costs before it is made: seconds from its size, level and engine.
+"""What a calculation costs before it is made: seconds and memory from its size, level and engine.
 
 Fitted to CPU seconds of single-core jobs (molecules of 3 to 21 atoms, H C N O S Cl Br), scaled to a machine
 by the history in its store, or, without one, by a short probe of its speed.
@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.errors import QMError
 from pipeline.qm.levels import has_analytic_hessian, n_functions
+from pipeline.qm.methods import METHODS, Family
 from pipeline.qm.schedule import wall_seconds
 from pipeline.schema import QMSpec, QMTask
 from pipeline.store import Timing
@@ -46,6 +47,10 @@ _LAWS = {
 }
 _OTHER_LAW = _Law(start=3.0, scale=0.1, power=1.0, gradient_share=0.5)
 """of programs that are never fitted here: learned potentials, whose libraries take seconds to load"""
+_MEMORY_MB: dict[Family | None, int] = {"orbital": 220, "semiempirical": 300, "potential": 1500, None: 1500}
+"""resident memory of a small job; None: of programs that only QCEngine knows"""
+_BYTES_PER_FUNCTION_CUBED = 95
+"""of the integrals of density fitting: pyscf, gradients of 54 to 220 functions; psi4 needs some two thirds"""
 _STEPS_PER_OPTIMISATION = 15
 """gradients; small, stiff or well-started molecules take fewer"""
 _GRADIENTS_PER_ATOM = {True: 1.0, False: 6.0}
@@ -87,6 +92,17 @@ def expected_seconds(task: QMTask) -> float:
         return predicted_seconds(task)
     except QMError:
         return 0.0
+
+
+def expected_memory_mb(task: QMTask) -> int:
+    """Predict the resident memory of one task where nothing limits it; 0 for a task that will be refused."""
+    method = METHODS.get(task.spec.method)
+    family = method.family if method else None
+    try:
+        integrals = _BYTES_PER_FUNCTION_CUBED * n_functions(task) ** 3 if family == "orbital" else 0
+    except QMError:
+        return 0
+    return _MEMORY_MB[family] + integrals // 2**20
 
 
 class Calibration:

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -9,8 +10,9 @@ import pytest
 
 from pipeline.errors import StoreError
 from pipeline.outcome import Failure
-from pipeline.process.child import Limits
+from pipeline.process.child import Child, Limits
 from pipeline.qm.batch import Batch, Ending
+from pipeline.qm.result import EngineResult
 from pipeline.qm.rules import RULES, limits_after
 from pipeline.schema import QMRecord, QMTask
 from pipeline.settings import QMSettings
@@ -158,3 +160,61 @@ def test_an_outlier_is_flagged(tmp_path: Path) -> None:
         run(store, Scripted({"same": ["ok"] * 5 + ["energy -100.0"]}), tasks)
         flags = {task.key: record.flags for task in tasks if (record := store.get(task.key))}
     assert sorted(flags.values()) == [()] * 5 + [("outlier",)]
+
+
+# ---- memory ----
+
+
+class Watched(Scripted):
+    """Remembers beside how many others, and on how many cores, each was started."""
+
+    def __init__(self, scripts: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(scripts)
+        self.others: dict[str, list[int]] = {}
+        self.n_cores: list[int] = []
+        self._children: list[Child[EngineResult]] = []
+
+    def __call__(self, task: QMTask, limits: Limits, n_cores: int) -> Child[EngineResult]:
+        n_open = sum(is_open(child) for child in self._children)
+        self.others.setdefault(task.ligand_key, []).append(n_open)
+        self.n_cores.append(n_cores)
+        child = super().__call__(task, limits, n_cores)
+        self._children.append(child)
+        return child
+
+
+def is_open(child: Child[EngineResult]) -> bool:
+    """Whether the batch has not closed it yet."""
+    return child.hand.connection.fileno() >= 0
+
+
+def test_no_more_run_side_by_side_than_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight cores, memory for two: two at a time, on half of the cores each."""
+    monkeypatch.setattr("pipeline.qm.batch.usable_memory_mb", lambda: 1000)
+    monkeypatch.setattr("pipeline.qm.batch.expected_memory_mb", lambda _: 300)
+    tasks = [make_task(f"task {n}", n) for n in range(5)]
+    engine = Watched({task.ligand_key: ["sleep 0.3"] for task in tasks})
+    with QMStore(tmp_path / "s") as store, Batch(store, SETTINGS, jobs=8, start=engine) as batch:
+        endings = batch.run(tasks, nothing)
+    assert all(isinstance(ending, QMRecord) for ending in endings.values())
+    assert max(n for counts in engine.others.values() for n in counts) == 1
+    assert engine.n_cores == [4] * 5
+
+
+def test_one_that_needed_more_than_expected_is_given_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It died at its limit beside others; with twice that limit, which leaves no room, it runs alone."""
+    monkeypatch.setattr("pipeline.qm.batch.usable_memory_mb", lambda: 2000)
+    monkeypatch.setattr("pipeline.qm.batch.expected_memory_mb", lambda _: 300)
+    tasks = [make_task(name, n) for n, name in enumerate(("greedy", "one", "two", "three"))]
+    scripts = {"greedy": ["qm-error memory", "ok"], "one": ["sleep 1"], "two": ["sleep 1"]}
+    settings = SETTINGS.model_copy(update={"memory_mb": 800})
+    with QMStore(tmp_path / "s") as store:
+        engine = Watched(scripts)
+        with Batch(store, settings, jobs=8, start=engine) as batch:
+            endings = batch.run(tasks, nothing)
+    assert all(isinstance(ending, QMRecord) for ending in endings.values())
+    assert [limits.memory_mb for limits in engine.limits["greedy"]] == [800, 1600]
+    assert engine.others["greedy"][1] == 0
+    assert max(engine.others["two"] + engine.others["three"]) > 0
