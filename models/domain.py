@@ -22,6 +22,8 @@ from pipeline.errors import SettingsError
 from pipeline.ligand import to_rdkit
 from pipeline.schema import Confidence, FloatArray, Ligand, Topology
 
+_DECIMALS = 8
+"""places after the point of every spread: sums in another order change those behind"""
 MAX_NAMED = 8
 """atoms listed in a sentence"""
 RARE = 2
@@ -104,7 +106,8 @@ def _disagreement(proper_k: Tensor, ligand: Ligand, topology: Topology) -> float
     by_bond = deviation.new_zeros(len(deviation), n_bonds, deviation.shape[2]).index_add(1, owner, deviation)
     # The mean square of sum_n d_n cos n phi over a turn is sum_n d_n^2 / 2.
     variance = float(by_bond.square().sum((1, 2)).mean()) / 2
-    return float(np.sqrt(variance * (1 + rdMolDescriptors.CalcNumRotatableBonds(to_rdkit(ligand)))))
+    n_rotors = rdMolDescriptors.CalcNumRotatableBonds(to_rdkit(ligand))
+    return round(float(np.sqrt(variance * (1 + n_rotors))), _DECIMALS)
 
 
 def _variance(values: Tensor) -> Tensor:
@@ -113,7 +116,7 @@ def _variance(values: Tensor) -> Tensor:
 
 
 def _numpy(values: Tensor) -> FloatArray:
-    return np.asarray(values.detach().double().numpy())
+    return np.round(values.detach().double().numpy(), _DECIMALS)
 
 
 @dataclass(frozen=True, kw_only=True)

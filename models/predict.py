@@ -1,7 +1,12 @@
-"""From a ligand to its parameters with shipped weights; torch only, float64, the same numbers every time."""
+"""From a ligand to its parameters with shipped weights; torch only, float64, the same numbers every time.
+
+What else is in a batch changes the order of sums, and so the last of sixteen digits. Parameters are rounded
+far above that and far below what the networks know: a molecule has its numbers whatever it is predicted with.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +27,21 @@ from pipeline.settings import Form
 from pipeline.topology import linear_centres
 from pipeline.vdw import assign_vdw
 
+_DECIMALS = {
+    "bond_k": 4,
+    "bond_length": 8,
+    "angle_k": 5,
+    "angle_theta": 8,
+    "proper_k": 7,
+    "improper_k": 7,
+    "charge": 9,
+    "bond_k3": 5,
+    "bond_k4": 5,
+}
+"""places after the point, in the units of MMParameters and CrossTerms"""
+_OTHER_DECIMALS = 6
+"""of class II terms"""
+
 
 class Predictor:
     """Assigns every parameter of a ligand, in one form of a model."""
@@ -37,7 +57,8 @@ class Predictor:
     def predict(self, ligand: Ligand, topology: Topology) -> MMParameters:
         """Return parameters row by row beside the topology.
 
-        Charges sum to the total charge to the last bit that float64 allows. Raises RefusedLigandError for an
+        Charges sum to the total charge to the last bit that float64 allows. Whatever else is predicted with
+        it changes no number. Raises RefusedLigandError for an
         element outside the training, ParametersError for an atom without vdW type.
         """
         return self.predict_many([(ligand, topology)])[0]
@@ -93,12 +114,13 @@ class Predictor:
 
     @torch.no_grad()
     def predict_charges(self, batch: GraphBatch) -> Tensor:
-        """Return (n_atoms,) charges, the rounding residual of each molecule spread evenly."""
+        """Return (n_atoms,) charges as `predict` gives them."""
         return made_exact(self.model.charges(batch), batch)
 
 
 def made_exact(charges: Tensor, batch: GraphBatch) -> Tensor:
-    """Spread the rounding residual of each molecule's charges (n_atoms,) evenly."""
+    """Round charges (n_atoms,) and spread the residual of each molecule evenly."""
+    charges = charges.round(decimals=_DECIMALS["charge"])
     zeros = torch.zeros_like(batch.total_charge)
     residual = batch.total_charge - zeros.index_add(0, batch.atom_molecule, charges)
     per_atom = residual / torch.bincount(batch.atom_molecule)
@@ -164,6 +186,12 @@ def straighten(parameters: MMParameters, topology: Topology, centres: set[int]) 
 def assemble(valence: ValenceParameters, charge: Tensor, vdw: tuple[FloatArray, FloatArray]) -> MMParameters:
     """Join valence parameters, charges and vdW into one value."""
     sigma, epsilon = vdw
-    arrays = {n: getattr(valence, n).detach().numpy() for n in CLASS1_NAMES}
+    arrays: dict[str, Any] = {n: _rounded(n, getattr(valence, n).detach().numpy()) for n in CLASS1_NAMES}
     cross = None if valence.cross is None else valence.cross.to_cross()
+    if cross is not None:
+        cross = replace(cross, **{n: _rounded(n, values) for n, values in vars(cross).items()})
     return MMParameters(**arrays, charge=charge.detach().numpy(), sigma=sigma, epsilon=epsilon, cross=cross)
+
+
+def _rounded(name: str, values: FloatArray) -> FloatArray:
+    return np.round(values, _DECIMALS.get(name, _OTHER_DECIMALS))

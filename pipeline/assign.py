@@ -1,12 +1,12 @@
 """Assign: every ligand gets its parameters from the shipped model alone.
 
-    some fifty records: standardise each -> predict each distinct molecule once -> deliver each record
+    some fifty records: standardise each -> predict what is new among them -> deliver each record
 
 Only those fifty are in memory. What the model gave a molecule is in the ledger, so that a duplicate
 anywhere in the library, or the same library again with other formats, is not predicted again.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -25,6 +25,7 @@ from pipeline.ledger_values import Prediction, Prepared
 from pipeline.library import Record
 from pipeline.outcome import Delivered, Failure
 from pipeline.parametrize import attempt
+from pipeline.schema import MMParameters
 
 AT_ONCE = 50
 """records standardised before the first of them is delivered"""
@@ -38,6 +39,10 @@ class _Molecule:
 
     known: Prediction | None
     members: list[Member] = field(default_factory=list)
+    parameters: MMParameters | Failure | None = None
+    """what the model said of it just now; None: it was not asked"""
+    seconds: float = 0.0
+    """that this took, its share"""
 
     @property
     def lacks_coords(self) -> bool:
@@ -84,11 +89,12 @@ def _prepared(campaign: Campaign, numbers: Iterable[int]) -> Iterator[Member]:
 def _predicted(campaign: Campaign, by_key: dict[str, _Molecule]) -> Iterator[tuple[Member, Prediction]]:
     """Predict each molecule that the ledger does not know; give its records, in no particular order."""
     lacking = [molecule for molecule in by_key.values() if molecule.known is None or molecule.lacks_coords]
+    _predict(campaign, [molecule for molecule in lacking if molecule.known is None])
     for molecule, (known, problem), seconds in each(
-        campaign, "predict", lacking, lambda one: _predict(campaign, one)
+        campaign, "predict", lacking, lambda one: _completed(campaign, one)
     ):
         first_id, _, first = molecule.members[0]
-        note(campaign, first_id, "predict", problem, seconds)
+        note(campaign, first_id, "predict", problem, molecule.seconds + seconds)
         if known is not None:
             molecule.known = known
             campaign.ledger.keep_prediction(first.ligand_key, known)
@@ -103,15 +109,33 @@ def _predicted(campaign: Campaign, by_key: dict[str, _Molecule]) -> Iterator[tup
             yield member, molecule.known
 
 
-def _predict(campaign: Campaign, molecule: _Molecule) -> tuple[Prediction | None, Failure | None]:
-    """Parameters, and a conformer where a record has no coordinates of its own; and what failed."""
+def _predict(campaign: Campaign, molecules: Sequence[_Molecule]) -> None:
+    """Ask for parameters in one call; where that fails, one by one, so that each fails by its own fault."""
+    if not molecules:
+        return
+    start = campaign.clock()
+    name = molecules[0].members[0][1].name
+    ligands = [molecule.members[0][2] for molecule in molecules]
+    predicted = attempt(name, "predict", campaign.line.predict, ligands)
+    if isinstance(predicted, Failure) and len(molecules) > 1:
+        for molecule in molecules:
+            _predict(campaign, [molecule])
+        return
+    seconds = (campaign.clock() - start) / len(molecules)
+    for n, molecule in enumerate(molecules):
+        molecule.parameters = predicted if isinstance(predicted, Failure) else predicted[n]
+        molecule.seconds = seconds
+
+
+def _completed(campaign: Campaign, molecule: _Molecule) -> tuple[Prediction | None, Failure | None]:
+    """Its parameters, and a conformer where a record has no coordinates of its own; and what failed."""
     _, record, prepared = molecule.members[0]
     known = molecule.known
     if known is None:
-        parameters = attempt(record.name, "predict", campaign.line.predict, prepared)
-        if isinstance(parameters, Failure):
-            return None, parameters
-        known = Prediction(parameters=parameters, coords=None)
+        if isinstance(molecule.parameters, Failure):
+            return None, molecule.parameters
+        assert molecule.parameters is not None
+        known = Prediction(parameters=molecule.parameters, coords=None)
     if not molecule.lacks_coords:
         return known, None
     coords = attempt(record.name, "conformers", campaign.line.conformer, prepared)

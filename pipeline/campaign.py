@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +60,8 @@ class Line(Protocol):
     def prepare(self, record: Record) -> Prepared:
         """Standardise a record."""
 
-    def predict(self, prepared: Prepared) -> MMParameters:
-        """Checked parameters, in canonical order."""
+    def predict(self, ligands: Sequence[Prepared]) -> list[MMParameters]:
+        """Checked parameters, in canonical order; the same in one call as one by one."""
 
     def conformer(self, prepared: Prepared) -> FloatArray:
         """One conformer (n_atoms, 3), angstrom, in canonical order."""

@@ -7,7 +7,7 @@ to the last bit; files are written in the atom order of the record.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,7 @@ MAX_STARTS = 3
 
 
 class Predictor(Protocol):
-    """Gives a ligand its parameters; the network, or a fake in a test."""
+    """Gives ligands their parameters; the network, or a fake in a test."""
 
     name: str
     version: str
@@ -49,6 +49,9 @@ class Predictor(Protocol):
 
     def predict(self, ligand: Ligand, topology: Topology) -> MMParameters:
         """Parameters of every term of the topology."""
+
+    def predict_many(self, ligands: Sequence[tuple[Ligand, Topology]]) -> list[MMParameters]:
+        """The same of several; what they are asked with changes no number."""
 
 
 def attempt(
@@ -91,13 +94,17 @@ class StraightLine:
             return prepared
         return replace(prepared, charges=charges_of(record, prepared))
 
-    def predict(self, prepared: Prepared) -> MMParameters:
-        """Parameters of the canonical ligand, within their physical ranges."""
-        topology = build_topology(prepared.canonical)
+    def predict(self, ligands: Sequence[Prepared]) -> list[MMParameters]:
+        """Parameters of the canonical ligands, within their physical ranges; raises what any of them raises.
+
+        Several in one call cost half of what they cost one by one, and get the same numbers.
+        """
+        pairs = [(prepared.canonical, build_topology(prepared.canonical)) for prepared in ligands]
         with self._lock:  # one model, called by several threads
-            parameters = self.predictor.predict(prepared.canonical, topology)
-        check_parameters(topology, parameters, prepared.canonical.total_charge)
-        return parameters
+            predicted = self.predictor.predict_many(pairs)
+        for (ligand, topology), parameters in zip(pairs, predicted, strict=True):
+            check_parameters(topology, parameters, ligand.total_charge)
+        return predicted
 
     def conformer(self, prepared: Prepared) -> FloatArray:
         """One conformer: (n_atoms, 3) angstrom, canonical order."""
@@ -147,7 +154,7 @@ class StraightLine:
         qm, seed = self.settings.qm, _seed(prepared.ligand_key)
         if qm.sampling == "cartesian":
             return displaced_copies(conformers, n_copies, sigma=qm.displacement, seed=seed)
-        force_field = (build_topology(prepared.canonical), self.predict(prepared))
+        force_field = (build_topology(prepared.canonical), self.predict([prepared])[0])
         work = partial(sample_copies, way=qm.sampling, seed=seed)
         return self.isolate(work, force_field, conformers, n_copies, limits=self._limits())
 

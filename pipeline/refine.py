@@ -82,7 +82,7 @@ def _settle_all(campaign: Campaign, molecule: Molecule, failure: Failure) -> Non
 def foresee(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> None:
     """Settle the molecules that model or level of theory cannot do, before any QM is spent on them."""
     for molecule in some:
-        problem: object = attempt(molecule.name, "predict", campaign.line.predict, molecule.prepared)
+        problem: object = attempt(molecule.name, "predict", campaign.line.predict, [molecule.prepared])
         if bench.check is not None and not isinstance(problem, Failure):
             problem = attempt(molecule.name, "qm", bench.check, molecule.prepared.ligand)
         if isinstance(problem, Failure):

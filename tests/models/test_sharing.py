@@ -9,11 +9,12 @@ from torch import Tensor
 
 from models.features import build_graph
 from models.graph import collate_graphs
-from models.predict import build_batch
+from models.predict import Predictor, build_batch
 from models.readouts import ValenceParameters
 from models.sharing import kinds_of_atoms, share
 from models.terms import TorchCross
 from models.weights import load_model
+from pipeline.ledger_values import to_json
 from pipeline.topology import build_topology
 
 SAME = 1e-11
@@ -112,3 +113,17 @@ def test_copies_of_a_molecule_cost_nothing_more(build_ligand):
     for name in ("bonds", "angles", "propers", "impropers"):
         assert len(getattr(one.indices, name)) == len(getattr(three.indices, name)), name
     assert len(one.batch.atom_features) == len(three.batch.atom_features) < len(one.atoms)
+
+
+@pytest.mark.parametrize("form", ["class1", "class2"])
+def test_what_a_ligand_is_predicted_with_changes_no_number(model, ligands, form):
+    """Alone, among others, and among others in another order: the same bits, the confidence's too."""
+    predictor = Predictor(model, form)
+    pairs = [(ligand, build_topology(ligand)) for ligand in ligands]
+    alone = [predictor.predict(*pair) for pair in pairs]
+    together = predictor.predict_many(pairs)
+    turned = predictor.predict_many(pairs[::-1])[::-1]
+    for one, *others in zip(alone, together, turned, strict=True):
+        assert one.confidence is not None
+        for other in others:
+            assert to_json(one) == to_json(other)

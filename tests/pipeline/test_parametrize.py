@@ -25,7 +25,7 @@ from pipeline.campaign import (
     open_ledger,
     take_in,
 )
-from pipeline.errors import OutputFolderError, StoreError
+from pipeline.errors import OutputFolderError, RefusedLigandError, StoreError
 from pipeline.library import read_library
 from pipeline.outcome import Failure
 from pipeline.parametrize import StraightLine, attempt
@@ -48,6 +48,9 @@ class ConstantPredictor:
 
     def __init__(self):
         self.asked = []
+
+    def predict_many(self, ligands):
+        return [self.predict(*pair) for pair in ligands]
 
     def predict(self, ligand, topology):
         self.asked.append(ligand.mapped_smiles)
@@ -177,6 +180,21 @@ def test_one_molecule_drawn_twice_gets_equal_parameters_in_each_order(tmp_path, 
     assert len(campaign.line.predictor.asked) == 2  # ethanol once, and formaldehyde
 
 
+def test_one_that_cannot_be_predicted_costs_the_others_nothing(tmp_path, library):
+    """Predicted together, one is refused: it alone fails, by its own sentence."""
+
+    class Choosy(ConstantPredictor):
+        def predict(self, ligand, topology):
+            if topology.n_atoms == 4:
+                raise RefusedLigandError(f"{ligand.name}: not this one", kind="unsupported-element")
+            return super().predict(ligand, topology)
+
+    outcomes = run(make_campaign(tmp_path / "out", predictor=Choosy()), library)
+    assert [outcome.status for outcome in outcomes] == ["ok", "failed", "ok", "failed", "failed"]
+    assert (outcomes[4].stage, outcomes[4].kind) == ("predict", "unsupported-element")
+    assert outcomes[4].message == "formaldehyde: not this one"
+
+
 def test_a_finished_folder_is_not_computed_again(tmp_path, library):
     """The second run asks the predictor nothing and leaves the tables byte-equal."""
     run(make_campaign(tmp_path / "out"), library)
@@ -187,8 +205,9 @@ def test_a_finished_folder_is_not_computed_again(tmp_path, library):
     assert (tmp_path / "out" / "outcomes.csv").read_bytes() == before
 
 
-def test_an_interrupted_run_goes_on_with_what_is_undone(tmp_path, library):
+def test_an_interrupted_run_goes_on_with_what_is_undone(tmp_path, library, monkeypatch):
     """Ctrl-C at the second prediction: it passes the boundary, and the next run does only the rest."""
+    monkeypatch.setattr("pipeline.assign.AT_ONCE", 2)
 
     class Interrupted(ConstantPredictor):
         def predict(self, ligand, topology):

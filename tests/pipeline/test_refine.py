@@ -29,6 +29,9 @@ class ConstantPredictor:
 
     name, version, sha256 = "constant", "1", "0" * 64
 
+    def predict_many(self, ligands):
+        return [self.predict(*pair) for pair in ligands]
+
     def predict(self, ligand, topology):
         n_atoms = topology.n_atoms
         return MMParameters(
