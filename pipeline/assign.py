@@ -2,10 +2,11 @@
 
     some fifty records: standardise each -> predict what is new among them -> deliver each record
 
-Only those fifty are in memory. What the model gave a molecule is in the ledger, so that a duplicate
-anywhere in the library, or the same library again with other formats, is not predicted again.
+Only those fifty and the fifty before them are in memory. What the model gave a molecule is in the ledger, so
+that a duplicate anywhere in the library, or the same library with other formats, is not predicted again.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -51,19 +52,73 @@ class _Molecule:
         return not posed and (self.known is None or self.known.coords is None)
 
 
+@dataclass(kw_only=True, eq=False)
+class _Piece:
+    """Some fifty records on which we have a lease."""
+
+    campaign: Campaign
+    """that may settle them"""
+    lease: contextlib.ExitStack
+    n_left: int
+    """records that are not delivered yet"""
+
+    def __post_init__(self) -> None:
+        self._let_go()
+
+    def count_one(self) -> None:
+        """One of them is delivered; after the last the lease is given up."""
+        self.n_left -= 1
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self.n_left == 0:
+            self.lease.close()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Ready:
+    """A record that can be delivered."""
+
+    piece: _Piece
+    member: Member
+    prediction: Prediction
+
+
 def assign(campaign: Campaign, numbers: Iterable[int]) -> None:
-    """Parametrise these records by the shipped model, and settle each; those of others are passed over."""
+    """Parametrize these records by the shipped model, and settle each; those of others are passed over.
+
+    While the last fifty are delivered, the next are standardised and predicted.
+    """
     numbers = list(numbers)
     campaign.watch.begin("assign", len(numbers))
+    with (
+        contextlib.ExitStack() as leases,
+        contextlib.closing(
+            each(campaign, "deliver", _ready(campaign, numbers, leases), _delivered, ahead=AT_ONCE)
+        ) as deliveries,
+    ):
+        for one, ending, seconds in deliveries:
+            id_, record, _ = one.member
+            end(one.piece.campaign, (id_, record), ending, "deliver", seconds)
+            campaign.watch.advance("assign")
+            one.piece.count_one()
+
+
+def _ready(campaign: Campaign, numbers: list[int], leases: contextlib.ExitStack) -> Iterator[_Ready]:
+    """Standardise and predict, fifty records at a time; what fails is settled, the rest given to deliver."""
     for some in _pieces(numbers):
-        with leased(campaign, some) as (held, mine):
-            by_key: dict[str, _Molecule] = {}
-            for id_, record, prepared in _prepared(held, mine):
-                key = prepared.ligand_key
-                if key not in by_key:
-                    by_key[key] = _Molecule(known=campaign.ledger.prediction(key))
-                by_key[key].members.append((id_, record, prepared))
-            _deliver(held, _predicted(held, by_key))
+        lease = leases.enter_context(contextlib.ExitStack())
+        held, mine = lease.enter_context(leased(campaign, some))
+        by_key: dict[str, _Molecule] = {}
+        for id_, record, prepared in _prepared(held, mine):
+            key = prepared.ligand_key
+            if key not in by_key:
+                by_key[key] = _Molecule(known=campaign.ledger.prediction(key))
+            by_key[key].members.append((id_, record, prepared))
+        predicted = list(_predicted(held, by_key))
+        piece = _Piece(campaign=held, lease=lease, n_left=len(predicted))
+        for member, prediction in predicted:
+            yield _Ready(piece=piece, member=member, prediction=prediction)
 
 
 def _pieces(numbers: list[int]) -> Iterator[list[int]]:
@@ -144,17 +199,11 @@ def _completed(campaign: Campaign, molecule: _Molecule) -> tuple[Prediction | No
     return Prediction(parameters=known.parameters, coords=coords), None
 
 
-def _deliver(campaign: Campaign, predicted: Iterable[tuple[Member, Prediction]]) -> None:
-    """Write, read back and settle."""
-
-    def work(item: tuple[Member, Prediction]) -> Delivered | Failure:
-        (id_, _, prepared), prediction = item
-        coords = prepared.pose
-        if coords is None:
-            assert prediction.coords is not None
-            coords = in_order_of(prepared, prediction.coords)
-        return deliver_record(campaign, id_, prepared, prediction.parameters, coords)
-
-    for ((id_, record, _), _), ending, seconds in each(campaign, "deliver", predicted, work):
-        end(campaign, (id_, record), ending, "deliver", seconds)
-        campaign.watch.advance("assign")
+def _delivered(one: _Ready) -> Delivered | Failure:
+    """Write and read back."""
+    id_, _, prepared = one.member
+    coords = prepared.pose
+    if coords is None:
+        assert one.prediction.coords is not None
+        coords = in_order_of(prepared, one.prediction.coords)
+    return deliver_record(one.piece.campaign, id_, prepared, one.prediction.parameters, coords)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,13 +258,15 @@ def finish_run(campaign: Campaign) -> dict[str, int]:
 
 
 def each(
-    campaign: Campaign, stage: str, items: Iterable[Item], work: Callable[[Item], Value]
-) -> Iterator[tuple[Item, Value, float]]:
+    campaign: Campaign, stage: str, items: Iterable[Item], work: Callable[[Item], Value], *, ahead: int = 0
+) -> Generator[tuple[Item, Value, float], None, None]:
     """Do the work of every item, a few at a time; gives item, value and seconds in the order they end.
 
-    Only a few items are in memory at once. On Ctrl-C the items in work are finished and given, the
-    others not begun; after a second one nothing more is given.
+    Only a few items are in memory at once; `ahead` of them wait for a worker, which then does not wait for
+    them where they take time to make. On Ctrl-C the items in work are finished and given, the others not
+    begun; after a second one nothing more is given.
     """
+    most = max(2 * campaign.jobs, ahead)
 
     def timed(item: Item) -> tuple[Item, Value, float]:
         start = campaign.clock()
@@ -276,7 +278,7 @@ def each(
         try:
             for item in items:
                 running.add(pool.submit(timed, item))
-                if len(running) >= 2 * campaign.jobs:
+                if len(running) >= most:
                     yield from _ended(running)
             while running:
                 yield from _ended(running)

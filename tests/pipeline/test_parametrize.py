@@ -195,6 +195,28 @@ def test_one_that_cannot_be_predicted_costs_the_others_nothing(tmp_path, library
     assert outcomes[4].message == "formaldehyde: not this one"
 
 
+def test_the_next_are_predicted_while_the_last_are_delivered(tmp_path, library, monkeypatch):
+    """Ethanol's delivery waits for the prediction of formaldehyde, two pieces on; leases are given up."""
+    monkeypatch.setattr("pipeline.assign.AT_ONCE", 2)
+    predicted = threading.Event()
+
+    class Telling(ConstantPredictor):
+        def predict(self, ligand, topology):
+            if topology.n_atoms == 4:
+                predicted.set()
+            return super().predict(ligand, topology)
+
+    def isolate(function, *args, limits):
+        if function.__name__ == "deliver" and args[0].id.startswith("ethanol-"):
+            assert predicted.wait(60)
+        return function(*args)
+
+    campaign = make_campaign(tmp_path / "out", predictor=Telling(), isolate=isolate)
+    outcomes = run(campaign, library)
+    assert [outcome.status for outcome in outcomes] == ["ok", "failed", "ok", "failed", "ok"]
+    assert campaign.ledger.leases.running() == []
+
+
 def test_a_finished_folder_is_not_computed_again(tmp_path, library):
     """The second run asks the predictor nothing and leaves the tables byte-equal."""
     run(make_campaign(tmp_path / "out"), library)
