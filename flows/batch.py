@@ -231,12 +231,16 @@ def close_run(campaign: Campaign, settings: Settings) -> dict[str, int]:
         campaign.watch.complete()
     write_fits_plot(campaign.folder)
     if settings.qm.torsion_drives and (campaign.folder / "fits.csv").is_file():
-        ligands = [molecule.prepared.ligand for molecule in molecules(campaign)]
-        try:
-            write_fragment_pictures(campaign.folder / FRAGMENT_FOLDER, ligands, settings.fragments)
-        except ImportError as error:
-            campaign.watch.say(f"No pictures of the fragments: {error}; install libxrender1 and libxext6.")
+        draw_fragments(campaign, [molecule.prepared.ligand for molecule in molecules(campaign)], settings)
     return counts
+
+
+def draw_fragments(campaign: Campaign, ligands: Sequence[Ligand], settings: Settings) -> None:
+    """Draw each ligand and the fragments that were driven for it; or say why there are no pictures."""
+    try:
+        write_fragment_pictures(campaign.folder / FRAGMENT_FOLDER, ligands, settings.fragments)
+    except ImportError as error:
+        campaign.watch.say(f"No pictures of the fragments: {error}; install libxrender1 and libxext6.")
 
 
 def check(request: Request, watch: Watch) -> None:

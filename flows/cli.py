@@ -309,8 +309,12 @@ def evaluate(
 ) -> None:
     """Score a network on a table of QM references beside MMFF94."""
     with exit_codes():
-        from models.evaluation.evaluate import evaluate as score  # matplotlib: only this command pays it
-
+        try:
+            from models.evaluation.evaluate import evaluate as score  # matplotlib: only this command pays it
+        except ImportError as error:
+            raise UsageError(
+                f"evaluate draws its plots: {error}; install libxrender1 and libxext6"
+            ) from error
         settings = settings_from(None, {"model": model, "form": form})
         report = score(batch.predictor_of(settings.model, settings.form), data, out)
         print(report.to_json().strip() if as_json else report.to_text())
