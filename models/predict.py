@@ -49,7 +49,7 @@ class Predictor:
     def __init__(self, model: Model, form: Form = "class1") -> None:
         self.model = model
         self.valence = model.valence_of(form)
-        self.n_layers = max(size.n_layers for size in model.sizes.values())
+        self.n_layers = model.n_layers
         self.others = [one for one in model.ensembles if one is not self.valence and model.domain]
         self.name = model.name if form == "class1" else f"{model.name} {form}"
         self.version, self.sha256 = model.version, model.sha256

@@ -17,6 +17,7 @@ from models.charges import ChargeEnsemble, ChargeNetwork
 from models.config import NetworkConfig
 from models.domain import Domain, read_domain
 from models.features import ELEMENTS, N_ATOM_FEATURES, N_EDGE_FEATURES
+from models.gnn import GraphEncoder
 from models.network import ValenceEnsemble, ValenceNetwork
 from pipeline.errors import SettingsError
 from pipeline.schema import CONVENTIONS_VERSION
@@ -47,6 +48,12 @@ class Model:
     def ensembles(self) -> tuple[ValenceEnsemble, ...]:
         """The networks of each form that there is."""
         return (self.valence,) if self.class2 is None else (self.valence, self.class2)
+
+    @property
+    def n_layers(self) -> int:
+        """Layers of the deepest network: how many bonds away an atom is still seen."""
+        modules = [module for network in (self.charges, *self.ensembles) for module in network.modules()]
+        return max(len(module.layers) for module in modules if isinstance(module, GraphEncoder))
 
     def valence_of(self, form: Form) -> ValenceEnsemble:
         """The networks of a form; SettingsError when the model has none."""
