@@ -16,6 +16,7 @@ from models.targets import nonbonded_of, without_pairs
 from models.terms import indices_from_topology
 from models.training.near_minima import TORSION_STIFFNESS, soft_projections, stiffness_of_internals
 from models.training.optimise import Report
+from models.training.side_by_side import sent_back
 from pipeline.errors import ParametersError
 from pipeline.schema import FloatArray, MMParameters, Topology
 from pipeline.smirnoff import label, read_smirnoff
@@ -43,9 +44,13 @@ def prepare_rows(
     prior: Labeller | None,
     report: Report,
 ) -> list[TrainingRow]:
-    """Read QM rows and take the fixed nonbonded part out of their energies and gradients."""
+    """Read QM rows and take the fixed nonbonded part out of their energies and gradients, several at once."""
     examples, left_out = read_qm_examples(*paths, sources=config.sources)
-    rows = [prepare_row(example, charges, config, prior) for example in examples]
+
+    def prepare(number: int) -> TrainingRow | None:
+        return prepare_row(examples[number], charges, config, prior)
+
+    rows = sent_back(prepare, len(examples), config.processes)
     kept = [row for row in rows if row is not None]
     n_points = sum(row.n_points for row in kept)
     names = ", ".join(dict.fromkeys(path.name for path in paths))

@@ -3,8 +3,12 @@
 import multiprocessing
 import os
 import signal
+from concurrent.futures.process import BrokenProcessPool
 
-from models.training.side_by_side import claimed, side_by_side
+import pytest
+import torch
+
+from models.training.side_by_side import claimed, sent_back, side_by_side
 
 FORK = multiprocessing.get_context("fork")
 
@@ -43,3 +47,25 @@ def test_what_a_killed_process_held_is_free(tmp_path):
     holder.join()
     with claimed(tmp_path / "piece", wait=False) as is_ours:
         assert is_ours
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_results_are_sent_back_in_order(processes):
+    """More pieces than are sent together, tensors in them; several processes made them, none of them us."""
+    results = sent_back(lambda number: (os.getpid(), torch.full((2,), number)), 120, processes)
+    assert [int(value[1]) for _, value in results] == list(range(120))
+    makers = {pid for pid, _ in results}
+    assert makers == {os.getpid()} if processes == 1 else os.getpid() not in makers
+
+
+def test_what_fails_in_another_process_fails_here():
+    """An error comes back as itself; a process that is killed is told, not waited for."""
+
+    def refuse(number):
+        if number == 77:
+            raise ValueError("no 77")
+
+    with pytest.raises(ValueError, match="no 77"):
+        sent_back(refuse, 120, 2)
+    with pytest.raises(BrokenProcessPool):
+        sent_back(lambda _: os.kill(os.getpid(), signal.SIGKILL), 120, 2)
