@@ -411,4 +411,4 @@ def test_nothing_reads_a_pickle_from_a_file():
             path.read_text(),
         )
     }
-    assert named == {"child.py", "warden.py", "worker.py"}
+    assert named == {"child.py", "warden.py", "worker.py", "side_by_side.py"}
