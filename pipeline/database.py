@@ -21,9 +21,10 @@ from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from pipeline.database_faults import complaint_about_address, fault_of
 from pipeline.errors import SettingsError, StoreError
 
 BUSY_SECONDS = 60.0
@@ -32,24 +33,6 @@ _LOOK_SECONDS = 0.5
 """between two looks whether the server is back"""
 _MANY = 500
 """rows per statement of `execute_many`"""
-_LOCKED = ("locked", "busy", "lock timeout", "deadlock")
-_FULL = ("disk is full", "disk full", "disk i/o error", "no space left")
-"""SQLite's and PostgreSQL's own words; a bare `full` would also be somebody's column or constraint"""
-_BROKEN = ("malformed", "not a database")
-_AWAY = ("connection", "server closed", "could not translate host", "failed to resolve host")
-_NO_SUCH_HOST = ("[errno -2]", "name or service not known")
-"""unlike a name server that does not answer; in an address that never worked a slip of the pen"""
-_REFUSED = (
-    (r"password authentication failed", "check the user in the address and its password in ~/.pgpass"),
-    (r"no password supplied", "write this user's password into ~/.pgpass"),
-    (r'role "[^"]*" |authentication failed', "check the user in the address"),
-    (r'database "[^"]*" does not exist', "check its name in the address, or make it with createdb"),
-    (r"permission denied for database", "let this user connect to it (GRANT CONNECT)"),
-    (r"no pg_hba.conf entry", "let the server's pg_hba.conf admit this user from this machine"),
-)
-"""PostgreSQL's words when it answers with a refusal (SQLSTATE 28 and 3D, which its client library does not
-hand on), and what to change"""
-
 Value = TypeVar("Value")
 Values = Mapping[str, Any]
 _KEEPALIVES = {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
@@ -193,13 +176,9 @@ class Database:
         try:
             return self._engine.connect()
         except SQLAlchemyError as error:
-            story = self._story(error)
-            if any(word in str(story).lower() for word in _NO_SUCH_HOST):
-                message = f"{self.place}: no such host ({_cause(error)}); check the host in the address"
-                raise SettingsError(message) from error
-            if story.kind == "refused":
-                raise SettingsError(str(story)) from error
-            raise story from error
+            if complaint := complaint_about_address(str(self.place), error):
+                raise SettingsError(complaint) from error
+            raise self._story(error) from error
 
     def _prepare(self, tables: str, read_only: bool) -> None:
         if read_only:
@@ -381,29 +360,7 @@ class Database:
         if self._driver is not None and self._engine.dialect.is_disconnect(error, self._driver, None):  # type: ignore[arg-type]
             self._driver = None
             self._connection.invalidate()
-        cause = _cause(error)
-        words = cause.lower()
-        if any(word in words for word in _LOCKED):
-            return StoreError(f"{self.place}: locked ({cause})", kind="locked", retryable=True)
-        if any(word in words for word in _FULL):
-            message = f"{self.place}: the disk is full or fails ({cause}); free space and repeat"
-            return StoreError(message, kind="disk")
-        if any(word in words for word in _BROKEN):
-            return StoreError(f"{self.place}: not a readable database ({cause})", kind="corrupt")
-        for refusal, advice in _REFUSED:
-            if re.search(refusal, words) and "connection failed" in words:
-                return StoreError(
-                    f"{self.place}: the database refuses us ({cause}); {advice}", kind="refused"
-                )
-        if any(word in words for word in _AWAY):
-            message = f"{self.place}: the database does not answer ({cause}); repeat when it does"
-            return StoreError(message, kind="lost", retryable=True)
-        return StoreError(f"{self.place}: {cause}")
-
-
-def _cause(error: Exception) -> str:
-    """The driver's words, in one line."""
-    return " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
+        return fault_of(str(self.place), error)
 
 
 @lru_cache(maxsize=256)
