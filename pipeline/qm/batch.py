@@ -83,7 +83,7 @@ class Batch:
         """Work on a store; `budget` is what other batches have left, None: that of the settings."""
         self._store = store
         self._limits = Limits(wall_seconds=settings.seconds_per_job, memory_mb=settings.memory_mb)
-        self._memory_mb = int(_MEMORY_SHARE * usable_memory_mb())
+        self._memory_mb = usable_memory_mb()
         self._jobs = max(1, jobs)
         self._budget = budget or Budget(settings.budget_seconds)
         self._start_child = start
@@ -130,12 +130,14 @@ class Batch:
 
     def _start_some(self) -> Iterator[tuple[QMTask, Ending]]:
         while self._waiting and self._stopped is None and (n_free := self._n_free()):
-            if self._running and self._needed_mb(self._waiting[0]) > self._free_mb():
+            task = self._waiting[0]
+            limits = limits_after(self._limits, self._store.attempts(task.key), self._memory_mb)
+            if self._running and self._needed_mb(task, limits) > self._free_mb():
                 return  # else the system would kill one of them
-            task = self._waiting.popleft()
+            self._waiting.popleft()
             ending: Ending | None = self._over_budget(task) or self._failed_elsewhere(task)
             if ending is None and self._has_room():
-                ending = self._claim(task, n_free)
+                ending = self._claim(task, limits, n_free)
             if ending is not None:
                 yield task, ending
 
@@ -144,15 +146,13 @@ class Batch:
 
     def _free_mb(self) -> int:
         """Memory that no running job is expected to need."""
-        return self._memory_mb - sum(running.memory_mb for running in self._running)
+        needed = sum(running.memory_mb for running in self._running)
+        return int(_MEMORY_SHARE * self._memory_mb) - needed
 
-    def _needed_mb(self, task: QMTask) -> int:
+    def _needed_mb(self, task: QMTask, limits: Limits) -> int:
         """Memory that a task is expected to need: its limit where that was raised, since it needed more."""
-        limit = self._limits_of(task).memory_mb
-        return limit if limit > self._limits.memory_mb else min(expected_memory_mb(task), limit)
-
-    def _limits_of(self, task: QMTask) -> Limits:
-        return limits_after(self._limits, self._store.attempts(task.key), self._memory_mb)
+        was_raised = limits.memory_mb > self._limits.memory_mb
+        return limits.memory_mb if was_raised else min(expected_memory_mb(task), limits.memory_mb)
 
     def _over_budget(self, task: QMTask) -> Failure | None:
         """Say so when a task would not end within the budget."""
@@ -179,7 +179,7 @@ class Batch:
             self._stopped = QMError(f"{scratch}: only {free / 2**20:.0f} MB are free", kind="disk")
         return self._stopped is None
 
-    def _claim(self, task: QMTask, n_free: int) -> Ending | None:
+    def _claim(self, task: QMTask, limits: Limits, n_free: int) -> Ending | None:
         """Start a task, unless it is done or another runner has it; give its ending when it has one."""
         lease = self._store.claim(task.key, self._runner)
         if lease is Refused.DONE:
@@ -188,14 +188,14 @@ class Batch:
             self._elsewhere[task.key] = task
             return None
         assert isinstance(lease, Lease)
-        memory_mb = self._needed_mb(task)
+        memory_mb = self._needed_mb(task, limits)
         rest = sum(self._calibration.seconds(other) for other in self._waiting)
         n_cores = cores_for(self._calibration.seconds(task), rest, n_free, self._jobs)
         # Where memory admits fewer jobs than there are cores, each gets its share of these.
         n_cores = max(n_cores, n_free // max(1, self._free_mb() // max(1, memory_mb)))
         start = time.monotonic()
         try:
-            child = self._start_child(task, self._limits_of(task), n_cores)
+            child = self._start_child(task, limits, n_cores)
         except (QMError, ChildError) as error:
             return self._keep_failure(task, lease, error, _Took(start=start, n_cores=n_cores))
         running = _Running(
