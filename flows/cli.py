@@ -76,8 +76,7 @@ FormName = Annotated[
     ),
 ]
 Jobs = Annotated[
-    int | None,
-    typer.Option("--jobs", metavar="N", help="Worker processes; default one per core that we may use."),
+    int | None, typer.Option("--jobs", metavar="N", help="Worker processes; default one per usable core.")
 ]
 Spec = Annotated[str | None, typer.Option("--spec", metavar="NAME", help=_SPEC_HELP)]
 Budget = Annotated[
@@ -312,9 +311,7 @@ def evaluate(
         try:
             from models.evaluation.evaluate import evaluate as score  # matplotlib: only this command pays it
         except ImportError as error:
-            raise UsageError(
-                f"evaluate draws its plots: {error}; install libxrender1 and libxext6"
-            ) from error
+            raise UsageError(f"evaluate draws: {error}; install libxrender1 and libxext6") from error
         settings = settings_from(None, {"model": model, "form": form})
         report = score(batch.predictor_of(settings.model, settings.form), data, out)
         print(report.to_json().strip() if as_json else report.to_text())
