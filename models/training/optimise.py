@@ -39,7 +39,7 @@ def run_stage(stage: Stage, schedule: ScheduleConfig, *, seed: int, folder: Path
     nothing; the report counts such and takes the mean loss over the others.
     """
     optimiser = torch.optim.AdamW(
-        stage.model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+        stage.model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
     )
     n_batches = math.ceil(stage.n_examples / schedule.batch_molecules)
     state = _Progress(stage, optimiser, folder / stage.name, keep=schedule.keep)
