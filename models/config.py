@@ -103,6 +103,8 @@ class Round(_Config):
 
     visits: int = Field(ge=0)
     """minima visited"""
+    relaxed: int = Field(default=0, ge=0)
+    """molecules all of whose minima are relaxed; where they end they have the energies of the QM minima"""
     schedule: ScheduleConfig
     max_confs: int | None = Field(default=None, ge=2)
     """conformers drawn per row and epoch; None: as before the rounds"""

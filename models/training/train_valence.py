@@ -1,8 +1,9 @@
 """The valence networks, step by step: a classical prior, QM points, rounds of visits, class II."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from models.charges import ChargeEnsemble
 from models.config import Class2Stage, Round, ScheduleConfig, TrainConfig, ValenceStage
-from models.dataset import examples_of
+from models.dataset import QMExample, examples_of
 from models.graph import collate_graphs
 from models.loss import TrainingRow, draw_batch, prior_loss, stiffness_pull, valence_loss
 from models.network import ValenceEnsemble, ValenceNetwork
@@ -21,7 +22,7 @@ from models.training.dev_score import predictor_of, read_dev_minima, score_minim
 from models.training.optimise import Report, Stage, device_of, run_stage
 from models.training.rows import Labeller, prepare_rows, sage_labeller
 from models.training.side_by_side import side_by_side
-from models.training.visits import SOURCE, CheapLevel, visit
+from models.training.visits import RELAXED_SOURCE, SOURCE, CheapLevel, relax_minima, visit
 from pipeline.settings import Form
 
 DEV_TABLE = Path("qm") / "dev.parquet"
@@ -51,6 +52,8 @@ class Step:
     """conformers drawn per row and epoch"""
     n_visits: int = 0
     """minima that the members' mean visits before"""
+    n_relaxed: int = 0
+    """molecules all of whose minima the members' mean relaxes before"""
 
 
 def steps_of(config: TrainConfig) -> list[Step]:
@@ -77,6 +80,7 @@ def _steps_of_form(
             n_members=n_members,
             max_confs=one.max_confs or max_confs,
             n_visits=one.visits,
+            n_relaxed=one.relaxed,
         )
         for number, one in enumerate(rounds, start=1)
     ]
@@ -106,11 +110,12 @@ def train_valence(
         report=report,
     )
     ensembles: dict[Form, ValenceEnsemble] = {}
+    tables = [data / table for table in stage.tables]
     for number, step in enumerate(steps):
         if step.n_visits and cheap is not None:
-            before = ensembles[step.form]
-            rows = rows + crew.visited(step, before, [data / table for table in stage.tables], cheap, prior)
-        ensembles[step.form] = crew.train(steps[: number + 1], rows)
+            rows = rows + crew.visited(step, ensembles[step.form], tables, cheap, prior)
+        relaxed = crew.relaxed(step, ensembles[step.form], tables, prior) if step.n_relaxed else []
+        ensembles[step.form] = crew.train(steps[: number + 1], rows + relaxed)
     return Trained(class1=ensembles["class1"], class2=ensembles.get("class2"))
 
 
@@ -164,35 +169,67 @@ class _Crew:
         cheap: CheapLevel,
         prior: Labeller,
     ) -> list[TrainingRow]:
-        """Rows of what the members' mean visits; the tables stay in the folder."""
-        stage, seed = self.config.valence, _seed_of(step, self.config)
-        minima = pd.concat([_minima_of(table) for table in tables])
-        chosen = minima.sample(n=min(step.n_visits, len(minima)), random_state=seed)
-        starts = range(0, len(chosen), VISITED_TOGETHER)
-        home = self.folder / f"{step.name}-visits"
-        folders = [home / str(start) for start in starts]
-        predictor = predictor_of(self.charges, ensemble, step.form)
+        """Rows of what the members' mean visits."""
+        predictor, seed = predictor_of(self.charges, ensemble, step.form), _seed_of(step, self.config)
+        chosen = _choose(_minima_of(tables), step.n_visits, seed)
 
-        def visit_part(part: int) -> Path:
-            path, start = folders[part] / "visited.parquet", starts[part]
+        def rows_of(examples: list[QMExample], start: int) -> Iterable[dict[str, Any]]:
+            return visit(examples, predictor, cheap, seed=seed + start)
+
+        table = self.folder / f"{step.name}-visits" / "visited.parquet"
+        return self._rows(table, SOURCE, chosen, rows_of, prior)
+
+    def relaxed(
+        self, step: Step, ensemble: ValenceEnsemble, tables: Sequence[Path], prior: Labeller
+    ) -> list[TrainingRow]:
+        """Rows of where the minima of whole molecules end under the members' mean."""
+        predictor = predictor_of(self.charges, ensemble, step.form)
+        minima = _minima_of(tables)
+        several = minima[minima["n_confs"] > 1]
+        chosen = _choose(several, step.n_relaxed, _seed_of(step, self.config))
+
+        def rows_of(examples: list[QMExample], _: int) -> Iterable[dict[str, Any]]:
+            return relax_minima(examples, predictor)
+
+        table = self.folder / f"{step.name}-relaxed" / "relaxed.parquet"
+        return self._rows(table, RELAXED_SOURCE, chosen, rows_of, prior)
+
+    def _rows(
+        self,
+        table: Path,
+        source: str,
+        chosen: pd.DataFrame,
+        rows_of: Callable[[list[QMExample], int], Iterable[dict[str, Any]]],
+        prior: Labeller,
+    ) -> list[TrainingRow]:
+        """Make the table's rows from the chosen minima, a part at a time; the parts stay beside it."""
+        starts = range(0, len(chosen), VISITED_TOGETHER)
+        folders = [table.parent / str(start) for start in starts]
+
+        def make_part(part: int) -> Path:
+            path, start = folders[part] / table.name, starts[part]
             if not path.exists():
                 examples, _ = examples_of(chosen.iloc[start : start + VISITED_TOGETHER])
-                rows = list(visit(examples, predictor, cheap, seed=seed + start))
-                pd.DataFrame(rows).to_parquet(path.with_suffix(".new"))
+                pd.DataFrame(list(rows_of(examples, start))).to_parquet(path.with_suffix(".new"))
                 path.with_suffix(".new").replace(path)
             return path
 
-        parts = side_by_side(visit_part, folders, stage.processes)
-        of_visits = stage.model_copy(update={"sources": {SOURCE: 0}})
-        return prepare_rows(parts, self.charges, of_visits, prior, self.report)
+        stage = self.config.valence
+        parts = side_by_side(make_part, folders, stage.processes)
+        of_source = stage.model_copy(update={"sources": {source: 0}})
+        return prepare_rows(parts, self.charges, of_source, prior, self.report)
+
+
+def _choose(rows: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
+    return rows.sample(n=min(n, len(rows)), random_state=seed)
 
 
 def _seed_of(step: Step, config: TrainConfig) -> int:
     return int(np.random.default_rng([config.seed, *step.name.encode()]).integers(2**31))
 
 
-def _minima_of(table: Path) -> pd.DataFrame:
-    rows = pd.read_parquet(table)
+def _minima_of(tables: Sequence[Path]) -> pd.DataFrame:
+    rows = pd.concat([pd.read_parquet(table) for table in tables])
     return rows[rows["kind"] == "minima"]
 
 

@@ -1,10 +1,15 @@
-"""Visit the places where a model would have the minima, and ask a cheap level what is really there.
+"""Visit the places where a model would have the minima, and learn what is really there.
 
 A force fitted to points near QM minima says little about where its own minima are: those lie where no point
 was. So between two rounds of training the model relaxes DFT minima, and half-way and end of each relaxation
 join the training data, with energies and gradients of a cheap level whose own minimum is taken out
 (training.near_minima). Training on the states that one's own policy reaches is DAgger (Ross, Gordon and
 Bagnell, AISTATS 2011).
+
+Between minima of one molecule no cheap level is needed: a model's minima should differ in energy as QM's do.
+By the envelope theorem the energy of a model's minimum changes with the parameters as the energy of that
+fixed geometry does, so the geometries where relaxations end, with the energies of the QM minima they began
+at, are points to be fitted as any other.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +20,12 @@ import numpy as np
 from models.dataset import QMExample
 from models.predict import Predictor
 from models.relax import RelaxSettings, RelaxTask, relax
-from models.terms import TorchParameters, indices_from_topology
+from models.terms import MMIndices, TorchParameters, indices_from_topology
 from models.training.near_minima import (
     KT,
     LARGEST_TURN,
     Anchor,
+    Internals,
     anchor_at,
     displace_along,
     measure_internals,
@@ -34,7 +40,7 @@ Surface = Callable[[FloatArray], tuple[float, FloatArray]]
 CheapLevel = Callable[[np.ndarray, int], Surface]
 """DOOR: atomic numbers (n_atoms,) and total charge -> the molecule's surface; QMError where there is none"""
 
-SOURCE = "near-minima"
+SOURCE, RELAXED_SOURCE = "near-minima", "relaxed-minima"
 HALFWAY = 6
 """evaluations after which a relaxation is about half done"""
 N_SOFT = 24
@@ -67,6 +73,31 @@ def visit(
             continue
 
 
+def relax_minima(examples: Sequence[QMExample], predictor: Predictor) -> Iterator[dict[str, Any]]:
+    """Rows of a table, one per molecule: where its QM minima end under the model, with their QM energies.
+
+    Without the conformers that turn into another minimum or do not converge; a molecule with less than two
+    others, or without parameters, has no row.
+    """
+    tasks, kept = [], []
+    for example in examples:
+        try:
+            parameters = predictor.predict(example.ligand, example.topology)
+        except ParametersError:
+            continue
+        coords = example.coords.astype(np.float64)
+        tasks.append(RelaxTask(topology=example.topology, parameters=parameters, coords=coords))
+        kept.append(example)
+    for example, relaxed in zip(kept, relax(tasks), strict=True):
+        indices = indices_from_topology(example.topology)
+        starts = (measure_internals(indices, coords) for coords in example.coords)
+        stays = [_stays(indices, *ends) for ends in zip(starts, relaxed.coords, strict=True)]
+        chosen = np.flatnonzero(relaxed.converged & stays)
+        if len(chosen) >= 2:
+            coords, energy = relaxed.coords[chosen], example.energy[chosen]
+            yield _table_row(example, RELAXED_SOURCE, example.level, coords, energy)
+
+
 def _row(
     example: QMExample,
     task: RelaxTask,
@@ -84,25 +115,41 @@ def _row(
         if _is_near(anchor, coords):
             energy, gradient, _ = anchor.relative(coords, *surface(coords))
             points.append((coords, energy, gradient))
+    columns = (np.array(column) for column in zip(*points, strict=True))
+    return _table_row(example, SOURCE, "gfn2-xtb", *columns)
+
+
+def _table_row(
+    example: QMExample,
+    source: str,
+    level: str,
+    coords: FloatArray,
+    energy: FloatArray,
+    gradient: FloatArray | None = None,
+) -> dict[str, Any]:
     return {
-        "source": SOURCE,
-        "kind": "near-minimum",
-        "level": "gfn2-xtb",
+        "source": source,
+        "kind": "near-minimum" if source == SOURCE else "relaxed-minima",
+        "level": level,
         "key": example.key,
         "mapped_smiles": example.ligand.mapped_smiles,
         "charge": example.ligand.total_charge,
         "n_atoms": example.topology.n_atoms,
-        "n_confs": len(points),
+        "n_confs": len(coords),
         "atomic_numbers": np.array(example.topology.atomic_numbers),
-        "coords": np.array([p[0] for p in points], dtype=np.float32).ravel(),
-        "energy": np.array([p[1] for p in points]),
-        "gradient": np.array([p[2] for p in points], dtype=np.float32).ravel(),
+        "coords": coords.astype(np.float32).ravel(),
+        "energy": energy,
+        "gradient": None if gradient is None else gradient.astype(np.float32).ravel(),
         "dihedral": None,
         "grid": None,
     }
 
 
 def _is_near(anchor: Anchor, coords: FloatArray) -> bool:
+    return _stays(anchor.indices, anchor.internals, coords)
+
+
+def _stays(indices: MMIndices, start: Internals, coords: FloatArray) -> bool:
     """No dihedral turned so far that the linear part taken at the minimum means nothing."""
-    change = measure_internals(anchor.indices, coords).difference(anchor.internals)
-    return bool(np.abs(change[anchor.internals.n_stretch :]).max(initial=0.0) <= LARGEST_TURN)
+    change = measure_internals(indices, coords).difference(start)
+    return bool(np.abs(change[start.n_stretch :]).max(initial=0.0) <= LARGEST_TURN)
