@@ -93,6 +93,7 @@ schedule = { epochs = 1, batch_molecules = 4, learning_rate = 5e-3, keep = "last
 
 [[rounds]]
 visits = 5
+relaxed = 3
 schedule = { epochs = 1, batch_molecules = 4, learning_rate = 5e-3, keep = "last" }
 """
 
@@ -126,6 +127,7 @@ def test_a_training_stopped_between_visits_goes_on_to_the_same_weights(tmp_path,
     steps = ("valence", "round-1", "round-2", "class2", "class2-round-1")
     assert [any(f"member 0: {step} " in line for line in heard) for step in steps] == [True] * 5
     assert sum(line.startswith("visited.parquet: 5 rows") for line in heard) == 3
+    assert sum(line.startswith("relaxed.parquet: ") for line in heard) == 1
 
     def stop(line: str) -> None:
         if line.startswith("member 0: round-2 "):

@@ -1,16 +1,21 @@
-"""Visits: what a model's relaxations of DFT minima meet on a cheap surface."""
+"""Visits: what a model's relaxations of DFT minima meet on a cheap surface, and where they end."""
+
+import dataclasses
 
 import numpy as np
 import pandas as pd
 import pytest
-from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+import torch
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolTransforms
 
 from models.dataset import examples_of
+from models.energy import energy_and_gradient
 from models.predict import load_predictor
 from models.relax import RelaxTask, relax
 from models.terms import TorchParameters, indices_from_topology
 from models.training.near_minima import anchor_at, stiffness_of_internals
-from models.training.visits import visit
+from models.training.visits import relax_minima, visit
 from pipeline.errors import QMError
 from pipeline.ligand import to_rdkit
 from pipeline.qm.surface import Gfn2Surface
@@ -104,3 +109,45 @@ def test_where_the_cheap_level_fails_there_is_no_row(examples, predictor):
 
     keys = [row["key"] for row in visit(examples, predictor, cheap, SEED)]
     assert keys == [examples[0].key, examples[2].key]
+
+
+@pytest.fixture
+def conformers(examples):
+    """Three MMFF94 geometries of phenylethanol, said to be DFT minima of these energies."""
+    mol = to_rdkit(examples[2].ligand)
+    numbers = rdDistGeom.EmbedMultipleConfs(mol, 3, randomSeed=4)
+    rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol)
+    coords = np.array([mol.GetConformer(number).GetPositions() for number in numbers], dtype=np.float32)
+    return dataclasses.replace(examples[2], coords=coords, energy=np.array([1.5, 0.0, 4.0]))
+
+
+def test_minima_end_where_the_model_has_its_own_with_the_energies_they_began_at(conformers, predictor):
+    """No force of the model is left at any end, each is near its start, and the QM energies are kept."""
+    row = next(iter(relax_minima([conformers], predictor)))
+    read = examples_of(pd.DataFrame([row]))[0][0]
+    assert read.gradient is None  # the zero gradient of minima is not the model's to learn here
+    np.testing.assert_array_equal(read.energy, conformers.energy)
+    moved = np.linalg.norm(read.coords - conformers.coords, axis=2)
+    assert 0.01 < moved.max() < 1.5
+    parameters = TorchParameters.from_mm(predictor.predict(read.ligand, read.topology))
+    coords = torch.as_tensor(read.coords).double().permute(1, 0, 2)
+    _, gradient = energy_and_gradient(indices_from_topology(read.topology), parameters, coords)
+    assert gradient.norm(dim=2).max() < 0.05  # float32 coordinates of stiff bonds
+
+
+def test_a_conformer_that_falls_into_another_minimum_is_left_out(conformers, predictor, monkeypatch):
+    """The first is twisted near the barrier beside its minimum: the other two remain, of one alone none."""
+    monkeypatch.setattr("models.training.visits.LARGEST_TURN", 0.6)
+    mol = to_rdkit(conformers.ligand)
+    Chem.FastFindRings(mol)
+    mol.AddConformer(Chem.Conformer(mol.GetNumAtoms()))
+    conf = mol.GetConformer()
+    conf.SetPositions(conformers.coords[0].astype(float))
+    oxygen, first, second, ring = mol.GetSubstructMatch(Chem.MolFromSmarts("OCCc"))
+    rdMolTransforms.SetDihedralDeg(conf, oxygen, first, second, ring, 125.0)
+    coords = np.stack([conf.GetPositions().astype(np.float32), *conformers.coords[1:]])
+    twisted = dataclasses.replace(conformers, coords=coords)
+    (row,) = relax_minima([twisted], predictor)
+    np.testing.assert_array_equal(row["energy"], conformers.energy[1:])
+    alone = dataclasses.replace(twisted, coords=coords[:2], energy=conformers.energy[:2])
+    assert not list(relax_minima([alone], predictor))
