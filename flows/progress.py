@@ -50,15 +50,17 @@ class Lines:
 
     def begin(self, stage: str, total: int) -> None:
         """Say how much there is to do, where there is any."""
-        self._stages[stage] = (0, total, self._clock())
         if total:
+            self._stages[stage] = (0, total, self._clock())
             self._write(f"{stage}: {total} to do")
 
     def advance(self, stage: str) -> None:
-        """Count; say so at every tenth."""
+        """Count; say so at every tenth. A stage that was not begun says nothing, as with the bars."""
+        if stage not in self._stages:
+            return
         done, total, start = self._stages[stage]
         self._stages[stage] = (done + 1, total, start)
-        if total and (done + 1) * 10 // total > done * 10 // total:
+        if (done + 1) * 10 // total > done * 10 // total:
             self._write(f"{stage}: {done + 1} of {total}, {self._clock() - start:.0f} s")
 
     def say(self, sentence: str) -> None:

@@ -54,12 +54,13 @@ def prepare_drives(campaign: Campaign, drives: DriveBench, ligands: Sequence[Lig
     plan = plan_drives(ligands, set(), drives.fragments)
     ledger = campaign.ledger
     lacking = [drive for drive in plan.drives if ledger.geometries(drive.key) is None]
+    campaign.watch.begin("fragment conformers", len(lacking))
 
     def work(drive: Drive) -> FloatArray | Failure:
         return attempt(drive.ligand.name, "conformers", drives.make_starts, drive.ligand)
 
     for drive, ending, _ in each(campaign, "conformers", lacking, work):
-        campaign.watch.advance("conformers")
+        campaign.watch.advance("fragment conformers")
         if isinstance(ending, Failure):
             campaign.watch.say(f"fragment {drive.ligand.name}: not driven: {ending.message}")
         else:

@@ -47,10 +47,12 @@ def test_optimisations_wait_for_budget(tmp_path, refine):
 
 
 def test_torsion_drives_wait_for_budget(refine):
-    """References that the store has cost nothing; the drive of butane waits, ethane has none to wait for."""
+    """References that the store has cost nothing; the drive of butane waits, ethane has none to wait for.
+
+    The plan of two levels foresees the drives before any other geometry is made."""
     smiles = "CCCC butane\nCC ethane\n"
-    refine(smiles, "before")
-    drives = {"torsion_drives": True, "drive_spacing": 90}
+    refine(smiles, "before", optimise_spec="fast")
+    drives = {"torsion_drives": True, "drive_spacing": 90, "optimise_spec": "fast"}
     rows = refine(smiles, "out", **drives, **STOP)
     assert _endings(rows) == [("failed", "qm", "budget"), ("ok", "", "")]
     rows = refine(smiles, "out", **drives, over_budget="stop")

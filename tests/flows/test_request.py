@@ -115,7 +115,7 @@ def test_a_request_survives_json(tmp_path):
 
 
 def test_plain_lines_come_at_every_tenth():
-    """25 pieces: one opening line and ten more, the last at 25."""
+    """25 pieces: one opening line and ten more, the last at 25; a stage without a beginning says nothing."""
     said = []
     lines = Lines(said.append, clock=lambda: 0.0)
     lines.begin("qm", 25)
@@ -125,4 +125,5 @@ def test_plain_lines_come_at_every_tenth():
     assert len(said) == 11
     assert said[-1] == "qm: 25 of 25, 0 s"
     lines.begin("deliver", 0)
+    lines.advance("never begun")
     assert len(said) == 11

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -32,16 +33,20 @@ CHEAP = dataclasses.replace(spec_by_name("fast"), driver="optimise")
 
 
 class Watch:
-    """Keeps what was said."""
+    """Keeps what was said and how much of what was announced is left; nothing else may advance."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.left: Counter[str] = Counter()
 
     def begin(self, stage: str, total: int) -> None:
-        """Nothing."""
+        """Keep it."""
+        self.left[stage] += total
 
     def advance(self, stage: str) -> None:
-        """Nothing."""
+        """Count it off."""
+        assert self.left[stage] > 0, stage
+        self.left[stage] -= 1
 
     def say(self, sentence: str) -> None:
         """Keep it."""
@@ -144,6 +149,8 @@ def test_drives_become_references(campaign: Campaign, build_ligand: Callable[...
     planned = prepare_drives(campaign, DRIVES, ligands)
     assert len(planned) == 1
     assert len(planned[0].drive.uses) == 2
+    assert isinstance(campaign.watch, Watch)
+    assert campaign.watch.left == {"fragment conformers": 0}
     qm = TurningBench()
     foreseen = foreseen_tasks(qm, planned)
     assert [task.spec.method for task in foreseen].count("b3lyp") == 6
