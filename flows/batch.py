@@ -4,40 +4,38 @@ The plain command and the Prefect flow both come here; they differ only in who c
 """
 
 import contextlib
-import dataclasses
 import fcntl
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from flows import qm_bench
 from flows.fits_plot import write_fits_plot
 from flows.fragments_picture import write_fragment_pictures
 from flows.notify import Herald
-from flows.request import Request, server_login, store_place
-from models.finetune import LigandFit, fine_tune
+from flows.request import Request
 from models.predict import Predictor, load_predictor
 from pipeline.assign import assign
 from pipeline.campaign import (
     STATE_FOLDER,
     Campaign,
+    Silent,
     Watch,
     begin_work,
     check_folder,
-    compare_identity,
     finish_run,
     ledger_place,
     open_ledger,
-    take_in,
 )
 from pipeline.deliver import missing_programs
-from pipeline.drives import DriveBench
 from pipeline.errors import LibraryFileError, OutputFolderError, SettingsError, UsageError
 from pipeline.ledger import Ledger
 from pipeline.library import Record, read_library
@@ -47,19 +45,16 @@ from pipeline.outcomes_table import write_json
 from pipeline.parametrize import StraightLine
 from pipeline.process.child import Isolate, run_in_child
 from pipeline.process.crew import Crew
-from pipeline.qm.levels import check_molecule, spec_by_name
-from pipeline.qm.methods import is_installed
-from pipeline.qm.relax import foreseen_by, relax_by
-from pipeline.qm.remote import connect
-from pipeline.qm.stored import open_qm
-from pipeline.refine import molecules, refine
-from pipeline.refine_bench import Bench, ChargeBench
-from pipeline.schema import CONVENTIONS_VERSION, Ligand, QMSpec, Reference
-from pipeline.settings import Form, Settings
-from pipeline.topology import build_topology
+from pipeline.refine import molecules, plan, refine
+from pipeline.refine_bench import Bench
+from pipeline.rerun import compare_identity, take_in, would_change
+from pipeline.schema import CONVENTIONS_VERSION, Ligand
+from pipeline.settings import Form, NotifySettings, Settings
 
 _PROGRAMS = ("parmflow", "rdkit", "torch", "numpy", "openmm")
 """Programs whose versions decide the numbers; the QM programs' are in the provenance of each result."""
+
+Doors = TypeVar("Doors")
 
 OUT_OF_BUDGET = "budget"
 """kind of failure of a ligand whose QM was not begun for lack of budget"""
@@ -141,7 +136,7 @@ def line_of(request: Request, isolate: Isolate) -> StraightLine:
             "its format out, or check in-process"
         )
     _check_charges(request)
-    level = specs_of(request.settings)[0].level if request.command == "refine" else ""
+    level = qm_bench.specs_of(request.settings)[0].level if request.command == "refine" else ""
     return StraightLine(
         predictor=predictor_of(request.settings.model, request.settings.form),
         settings=request.settings,
@@ -178,15 +173,18 @@ def open_campaign(request: Request, watch: Watch, owner: str = "alone") -> Itera
 
 
 @contextlib.contextmanager
-def nothing_left_of_a_refusal(folder: Path) -> Iterator[None]:
-    """Remove the folder where it was not there before and the request is refused, e.g. for its budget."""
+def held(folder: Path, doors: contextlib.AbstractContextManager[Doors]) -> Iterator[Doors]:
+    """Open the doors and keep other runs out. Of a request that is refused then, for instance for its budget,
+    nothing stays in a folder that was not there before; what another run has there is not ours to remove.
+    """
     was_there = folder.exists()
-    try:
-        yield
-    except UsageError:
-        if not was_there:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with doors as opened, locked(folder):
+        try:
+            yield opened
+        except UsageError:
+            if not was_there:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def records_of(libraries: Sequence[Path]) -> Iterator[Record]:
@@ -247,20 +245,41 @@ def check(request: Request, watch: Watch) -> None:
     """Raise what `run` would raise before its first step: UsageError about files, settings, folders."""
     records_of(request.libraries)
     was_there = request.out.exists()
-    with open_doors(request, watch), locked(request.out):
-        pass
-    if not was_there:
-        shutil.rmtree(request.out)
+    with held(request.out, open_doors(request, watch)):
+        if not was_there:
+            shutil.rmtree(request.out)
+
+
+def rehearse(request: Request) -> None:
+    """Raise SettingsError where a refinement costs more than its budget, before it drops what an earlier run
+    has in the folder: its way to the statement of the cost is walked in a folder that is thrown away.
+    """
+    qm = request.settings.qm
+    place = ledger_place(request.out)
+    if (
+        request.command != "refine"
+        or place is None
+        or qm.budget_seconds is None
+        or qm.over_budget != "refuse"
+    ):
+        return
+    with contextlib.closing(Ledger(place, read_only=True)) as ledger:
+        if not would_change(ledger, identity_of(request), records_of(request.libraries)):
+            return
+    with tempfile.TemporaryDirectory(prefix="parmflow-refine-") as folder:
+        settings = request.settings.model_copy(update={"notify": NotifySettings()})
+        passing = request.model_copy(update={"out": Path(folder), "ledger": "", "settings": settings})
+        with held(passing.out, open_doors(passing, Silent())) as (campaign, bench):
+            take_in(campaign, records_of(request.libraries))
+            assert bench is not None
+            plan(campaign, bench)
 
 
 def run(request: Request, watch: Watch) -> dict[str, int]:
     """Run a request, or go on with it where it stopped; how many records ended how."""
     records = records_of(request.libraries)
-    with (
-        nothing_left_of_a_refusal(request.out),
-        open_doors(request, watch) as (campaign, bench),
-        locked(request.out),
-    ):
+    rehearse(request)
+    with held(request.out, open_doors(request, watch)) as (campaign, bench):
         open_run(campaign, request, records)
         return walk(campaign, bench, request.settings)
 
@@ -294,78 +313,13 @@ def retry(folder: Path, watch: Watch, kinds: Collection[str] = ()) -> dict[str, 
         return walk(campaign, bench, request.settings)
 
 
-# ---- the QM bench ----
-
-
-def spec_of(name: str, program: str = "auto") -> QMSpec:
-    """A level of theory that the settings name; SettingsError where its program is not installed."""
-    spec = spec_by_name(name, program)
-    if not is_installed(spec.program):
-        raise SettingsError(f"{spec.program} is not installed; run `parmflow doctor`")
-    return spec
-
-
-def specs_of(settings: Settings) -> list[QMSpec]:
-    """The levels at which every ligand is computed, that of the references first."""
-    qm = settings.qm
-    specs = [spec_by_name(qm.spec, qm.program) if qm.server.address else spec_of(qm.spec, qm.program)]
-    if settings.qm.optimise_spec is not None:
-        specs.append(spec_of(settings.qm.optimise_spec))
-    if settings.charges == "resp":
-        specs.append(spec_of("charges"))
-    return specs
-
-
-def drives_of(settings: Settings, line: StraightLine) -> DriveBench | None:
-    """How torsion drives are made, where the settings ask for them."""
-    if not settings.qm.torsion_drives:
-        return None
-    spec = spec_of(settings.qm.drive_spec)
-    return DriveBench(
-        fragments=settings.fragments,
-        spec=dataclasses.replace(spec, driver="optimise"),
-        spacing=settings.qm.drive_spacing,
-        make_starts=line.make_starts,
-    )
-
-
-def charges_of(settings: Settings) -> ChargeBench | None:
-    """How charges are fitted, where the settings ask for it."""
-    if settings.charges != "resp":
-        return None
-    return ChargeBench(spec=spec_by_name("charges"), prune_rms=settings.conformers.prune_rms)
-
-
 @contextlib.contextmanager
 def open_bench(request: Request) -> Iterator[Bench]:
-    """Engines, store and fine-tuner of a request."""
+    """The bench of a request with its own child processes."""
     settings, line = request.settings, line_of(request, run_in_child)
     predictor = predictor_of(settings.model, settings.form)
-
-    specs = specs_of(settings)
-
-    def check(ligand: Ligand) -> None:
-        numbers = build_topology(ligand).atomic_numbers
-        check_molecule(ligand.name, numbers, ligand.total_charge, specs)
-
-    def tune(references: Sequence[Reference], ring: Callable[[], None]) -> Sequence[LigandFit]:
-        return fine_tune(predictor, references, settings.fine_tune, on_step=lambda *_: ring())
-
-    place = store_place(request.store)
-    server = connect(settings.qm.server, server_login()) if settings.qm.server.address else None
-    with open_qm(place, settings.model_copy(update={"jobs": n_jobs(settings)}), server) as qm:
-        relax = relax_by(place, settings, qm.budget)
-        yield Bench(
-            qm=qm,
-            make_geometries=dataclasses.replace(line, relax=relax).make_geometries,
-            fine_tune=tune,
-            n_steps=settings.fine_tune.steps,
-            budget_seconds=settings.qm.budget_seconds if settings.qm.over_budget == "refuse" else None,
-            drives=drives_of(settings, line),
-            charges=charges_of(settings),
-            check=check,
-            foresee_relaxed=foreseen_by(settings),
-        )
+    with qm_bench.open_bench(request, predictor, line, n_jobs(settings)) as bench:
+        yield bench
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Failed
 
-from flows.batch import close_run, locked, open_bench, open_campaign, open_run, records_of, run
+from flows.batch import close_run, locked, open_bench, open_campaign, open_run, records_of, rehearse, run
 from flows.flow_report import show_report
 from flows.reconcile import reconcile
 from flows.request import Request
@@ -250,6 +250,10 @@ def campaign_flow(request: Request) -> dict[str, int]:
     Raises SettingsError when the QM costs more than the budget; the flow run ends as failed, in one sentence.
     """
     records_of(request.libraries)  # a library that cannot be read is said before the folder is made
+    try:
+        rehearse(request)
+    except SettingsError as error:
+        return _refused(error)
     progress = _Progress()
     was_there = request.out.exists()
     with open_campaign(request, FlowLog()), locked(request.out):
@@ -258,13 +262,17 @@ def campaign_flow(request: Request) -> dict[str, int]:
         if request.command == "assign":
             progress.over((0, 99), shards(undone, CHEAP_SHARD), lambda some: assign_shard(request, some))
         elif undone and (refusal := _refine_in_shards(request, undone, progress)):
-            # A state is what Prefect hands on without a traceback; its data is raised in the caller.
             if not was_there:
                 shutil.rmtree(request.out, ignore_errors=True)
-            return cast(dict[str, int], Failed(message=refusal, data=SettingsError(refusal)))
+            return _refused(SettingsError(refusal))
         counts = finish(request)
     progress.over((99, 100), [counts], lambda _: None)
     return counts
+
+
+def _refused(error: SettingsError) -> dict[str, int]:
+    """A state is what Prefect hands on without a traceback; its data is raised in the caller."""
+    return cast(dict[str, int], Failed(message=str(error), data=error))
 
 
 def run_in_prefect(request: Request, watch: Watch) -> dict[str, int]:

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING
 
 from flows.batch import (
     close_run,
-    locked,
-    nothing_left_of_a_refusal,
+    held,
     open_campaign,
     open_run,
     records_of,
 )
 from flows.request import Request
 from pipeline.assign import assign
-from pipeline.campaign import Watch, begin_work
+from pipeline.campaign import Silent, Watch, begin_work
 from pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -33,19 +32,6 @@ _SHARDS_PER_WORKER = 4
 _WINDOW = 2
 """shards submitted per worker; the others wait here, so that the scheduler's memory stays flat"""
 _CONNECT_SECONDS = 30
-
-
-class Silent:
-    """A watch for a worker: nobody looks at it."""
-
-    def begin(self, stage: str, total: int) -> None:
-        """Say nothing."""
-
-    def advance(self, stage: str) -> None:
-        """Say nothing."""
-
-    def say(self, sentence: str) -> None:
-        """Say nothing."""
 
 
 def run_shard(request_json: str, numbers: list[int]) -> list[int]:
@@ -64,9 +50,7 @@ def run_on_dask(request: Request, address: str, watch: Watch) -> dict[str, int]:
     records = records_of(request.libraries)
     with (
         connected(address) as client,
-        nothing_left_of_a_refusal(request.out),
-        open_campaign(request, watch) as campaign,
-        locked(request.out),
+        held(request.out, open_campaign(request, watch)) as campaign,
     ):
         open_run(campaign, request, records)
         undone = begin_work(campaign)

@@ -7,19 +7,11 @@ from typing import Any
 
 from flows.batch import open_bench, open_campaign, records_of
 from flows.request import Request
-from pipeline.campaign import Watch, take_in
+from pipeline.campaign import Watch
 from pipeline.outcome import Outcome
 from pipeline.references import all_tasks, find_records
-from pipeline.refine import (
-    compute_qm,
-    drive_torsions,
-    foresee,
-    make_geometries,
-    molecules,
-    prepare,
-    state_cost,
-    state_cost_of_relaxing,
-)
+from pipeline.refine import compute, molecules, plan
+from pipeline.rerun import take_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +51,8 @@ def fill_store(request: Request, watch: Watch) -> Filled:
         passing = request.model_copy(update={"out": Path(folder)})
         with open_bench(passing) as bench, open_campaign(passing, watch) as campaign:
             take_in(campaign, records)
-            prepare(campaign, campaign.ledger.numbers(status="undone"))
-            foresee(campaign, bench, molecules(campaign))
-            state_cost_of_relaxing(campaign, bench)
-            make_geometries(campaign, bench, molecules(campaign))
-            state_cost(campaign, bench)
-            compute_qm(campaign, bench, molecules(campaign))
-            drive_torsions(campaign, bench)
+            plan(campaign, bench)
+            compute(campaign, bench)
             kept = molecules(campaign)
             tasks = [all_tasks(campaign, bench, molecule) for molecule in kept]
             return Filled(

@@ -14,17 +14,17 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from pipeline.database import Place
 from pipeline.errors import OutputFolderError
 from pipeline.leases import NO_LEASE, Lease
-from pipeline.ledger import STAGES, Ledger
+from pipeline.ledger import Ledger
 from pipeline.ledger_values import Prepared
 from pipeline.library import Record
-from pipeline.names import record_id, shard_of
+from pipeline.names import shard_of
 from pipeline.outcome import Delivered, Failure, Outcome
 from pipeline.outcomes_table import PARTS, write_json, write_outcomes
 from pipeline.parametrize import attempt
@@ -52,6 +52,19 @@ class Watch(Protocol):
 
     def say(self, sentence: str) -> None:
         """Something the user should read."""
+
+
+class Silent:
+    """A watch that nobody looks at."""
+
+    def begin(self, stage: str, total: int) -> None:
+        """Say nothing."""
+
+    def advance(self, stage: str) -> None:
+        """Say nothing."""
+
+    def say(self, sentence: str) -> None:
+        """Say nothing."""
 
 
 class Line(Protocol):
@@ -145,60 +158,6 @@ def _schema_of(folder: Path) -> str:
     return f"parmflow_{hashlib.sha256(f'{os.uname().nodename}:{folder.resolve()}'.encode()).hexdigest()[:16]}"
 
 
-_TOUCHES = {
-    "command": "predict",
-    "model": "predict",
-    "settings.form": "predict",
-    "settings.conformers": "conformers",
-    "settings.qm": "qm",
-    "settings.fragments": "qm",
-    "settings.fine_tune": "fine-tune",
-    "settings.export": "deliver",
-}
-"""the first stage whose results depend on a part of the identity; all else decides from standardising on"""
-
-
-def compare_identity(campaign: Campaign, identity: dict[str, Any]) -> None:
-    """Drop what an earlier run in this folder computed under other conditions, and say what and why.
-
-    `identity` is all that decides results besides the library: command, settings, model, programs. What comes
-    before the first stage that a difference touches is kept.
-    """
-    ledger = campaign.ledger
-    before = json.loads(ledger.recall("identity", "null"))
-    now = json.loads(json.dumps(identity))
-    if before is not None and before != now:
-        differences = _differences(before, now)
-        touched = {_stage_touched_by(name) for name, _ in differences}
-        n_dropped, folders = ledger.forget_from(touched)
-        first = min(touched, key=STAGES.index)
-        campaign.watch.say(
-            f"{campaign.folder} holds a run that differs in {'; '.join(how for _, how in differences)}. "
-            f"{n_dropped} of {ledger.n_records()} records are computed anew from the stage `{first}` on; "
-            "what comes before it is kept, and so are QM results, in the store."
-        )
-        _remove_ligand_folders(campaign, folders)
-    ledger.remember("identity", json.dumps(now, sort_keys=True))
-
-
-def _stage_touched_by(name: str) -> str:
-    return next(
-        (stage for part, stage in _TOUCHES.items() if f"{name}.".startswith(f"{part}.")), "standardise"
-    )
-
-
-def take_in(campaign: Campaign, records: Iterable[Record]) -> None:
-    """Make these records the run's library; what is gone from it goes from the folder."""
-    ledger = campaign.ledger
-    n_before = ledger.n_records()
-    n_new, n_gone, folders = ledger.take_in(_identified(records))
-    if n_before and (n_new or n_gone):
-        campaign.watch.say(
-            f"The library is not that of the run in {campaign.folder}: {n_new} records new, {n_gone} gone."
-        )
-    _remove_ligand_folders(campaign, folders)
-
-
 def begin_work(campaign: Campaign) -> list[int]:
     """Numbers of the records still to do; with any, the tables of an earlier end are taken away."""
     campaign.ledger.leases.release_all()  # we have the folder's lock: who had them is dead
@@ -212,34 +171,6 @@ def begin_work(campaign: Campaign) -> list[int]:
     if len(undone) < n_records:
         campaign.watch.say(f"{n_records - len(undone)} of {n_records} records are done already.")
     return undone
-
-
-def _differences(before: object, now: object, where: str = "") -> list[tuple[str, str]]:
-    """The dotted names of what differs between two nested tables, each with a text that has both values."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = sorted({*before, *now})
-        return [
-            line
-            for key in keys
-            for line in _differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
-        ]
-    return [] if before == now else [(where, f"{where} ({before} -> {now})")]
-
-
-def _identified(records: Iterable[Record]) -> Iterator[tuple[str, Record]]:
-    """Give every record its id; the same text under the same name twice is told apart by its occurrence."""
-    seen: dict[bytes, int] = {}  # by hash: the texts of a large library need not be in memory
-    for record in records:
-        content = f"{record.form}\n{record.text}\n{record.problem}"
-        digest = hashlib.blake2b(json.dumps([record.name, content]).encode(), digest_size=16).digest()
-        occurrence = seen.get(digest, 0)
-        seen[digest] = occurrence + 1
-        yield record_id(record.name, content, occurrence), record
-
-
-def _remove_ligand_folders(campaign: Campaign, folders: Iterable[str]) -> None:
-    for folder in folders:
-        shutil.rmtree(campaign.folder / folder, ignore_errors=True)
 
 
 def finish_run(campaign: Campaign) -> dict[str, int]:

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import dataclasses
-import errno
 import gc
 import json
 import os
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import ExportError, OutputFolderError, ParmflowError
+from pipeline.errors import DiskError, ExportError, ParmflowError, is_full
 from pipeline.export.amber import write_inpcrd, write_prmtop
 from pipeline.export.gromacs import write_atomtypes_itp, write_gro, write_molecule_itp, write_top
 from pipeline.export.lammps import write_lammps_data, write_lammps_input
@@ -182,8 +181,7 @@ def deliver(
     LAMMPS weigh their files too. The folder appears complete or not at all: files are written beside it, read
     back, and moved in one step; an older delivery stays until then.
 
-    Raises ParametersError, ExportError or VerificationError about the ligand, OutputFolderError about the
-    disk.
+    Raises ParametersError, ExportError or VerificationError about the ligand, DiskError about the disk.
     """
     check_parameters(parametrized.topology, parametrized.parameters, parametrized.ligand.total_charge)
     kinds = [kind for kind in FILES if kind.format in ("", *formats)]
@@ -199,12 +197,8 @@ def deliver(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise OutputFolderError(
-            f"{folder}: {error.strerror or error}{'; free space and run again' if full else ''}",
-            kind="disk" if full else None,
-            retryable=full,
-        ) from error
+        advice = "; free space and run again" if is_full(error) else ""
+        raise DiskError(f"{folder}: {error.strerror or error}{advice}") from error
     return names
 
 

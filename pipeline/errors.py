@@ -14,8 +14,11 @@ ParmflowError
 │   └── VerificationError      a file read back that disagrees
 ├── QMError                    a reference calculation
 ├── ChildError                 a child process that died, hung, or grew
+├── DiskError                  files that could not be written in mid-run: what is done stays, the run stops
 └── StoreError                 the QM store: corrupt, locked, disk full
 """
+
+import errno
 
 
 class ParmflowError(Exception):
@@ -113,10 +116,22 @@ class QMError(ParmflowError):
 
 
 class ChildError(ParmflowError):
-    """A supervised child process that ended badly; kinds: time, memory, crash, lost."""
+    """A supervised child process that ended badly; kinds: time, memory, crash, lost, disk (never begun)."""
 
     kind = "crash"
     retryable = True
+
+
+class DiskError(ParmflowError):
+    """A disk that is full or fails in the middle of a run: no fault of the ligand, nor of the command."""
+
+    kind = "disk"
+    retryable = True
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the system had no room left on the disk, or none for this user."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class StoreError(ParmflowError):

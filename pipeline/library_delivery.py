@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.campaign import LIBRARY_FILE, Campaign
-from pipeline.errors import ChildError, LigandError, OutputFolderError
+from pipeline.errors import ChildError, DiskError, LigandError
 from pipeline.export.library_offxml import write_library_offxml
 from pipeline.export.parameters_json import read_parametrized_json
 from pipeline.outcomes_table import write_atomically
@@ -23,7 +23,7 @@ def write_library(campaign: Campaign, export: ExportSettings, isolate: Isolate) 
     """Write library.offxml where it is wanted and not there yet; the watch is told what came of it.
 
     It is not written for more ligands than `export.library_offxml_limit`, nor where SMARTS cannot tell two
-    ligands apart: each has its own OFFXML. Raises OutputFolderError about the disk.
+    ligands apart: each has its own OFFXML. Raises DiskError about the disk.
     """
     path = campaign.folder / LIBRARY_FILE
     n_delivered = campaign.ledger.n_outcomes(status="ok")
@@ -58,7 +58,7 @@ def deliver_library(run: Path, folders: Sequence[str], constraints: bool) -> Non
     """Make the file from the parameters.json of these folders, and label every ligand with it.
 
     Raises ExportError for two ligands that SMARTS cannot tell apart, VerificationError where a ligand gets
-    another's parameters, OutputFolderError about the disk.
+    another's parameters, DiskError about the disk.
     """
     path = run / LIBRARY_FILE
     try:
@@ -73,4 +73,4 @@ def deliver_library(run: Path, folders: Sequence[str], constraints: bool) -> Non
             compare_parameters(f"{LIBRARY_FILE}: {one.ligand.name}", labelled, one.parameters)
         write_atomically(path, text.encode())
     except OSError as error:
-        raise OutputFolderError(f"{path}: {error.strerror or error}") from error
+        raise DiskError(f"{path}: {error.strerror or error}") from error

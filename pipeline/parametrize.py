@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.conformers import displaced_copies, generate_conformers
 from pipeline.deliver import deliver
-from pipeline.errors import OutputFolderError, StoreError
+from pipeline.errors import ChildError, DiskError, StoreError
 from pipeline.input_charges import charges_of
 from pipeline.ledger_values import Prepared
 from pipeline.library import Record
@@ -64,12 +64,16 @@ def attempt(
     """Take one step for one ligand: the step's value, or the Failure that its exception stands for.
 
     This is the ligand's boundary, the only broad `except` of the repository. What is not about the ligand
-    passes: Ctrl-C, an output folder or a store that cannot be written.
+    passes: Ctrl-C, a disk or a store that cannot be written.
     """
     try:
         return step(*args, **kwargs)
-    except (OutputFolderError, StoreError):
+    except (DiskError, StoreError):
         raise
+    except ChildError as error:
+        if error.kind == "disk":
+            raise DiskError(str(error)) from error
+        return failure_from_exception(error, ligand=ligand, stage=stage)
     except Exception as error:  # noqa: BLE001 - a bad ligand must not stop the batch
         return failure_from_exception(error, ligand=ligand, stage=stage)
 

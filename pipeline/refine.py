@@ -293,17 +293,26 @@ def write_fits(campaign: Campaign) -> None:
     write_csv(campaign.folder / "fits.csv", FIT_COLUMNS, rows)
 
 
+def plan(campaign: Campaign, bench: Bench) -> None:
+    """Walk to where the cost of the QM is known and said; SettingsError where that is above the budget."""
+    prepare(campaign, campaign.ledger.numbers(status="undone"))
+    foresee(campaign, bench, molecules(campaign))
+    state_cost_of_relaxing(campaign, bench)
+    make_geometries(campaign, bench, molecules(campaign))
+    state_cost(campaign, bench)
+
+
+def compute(campaign: Campaign, bench: Bench) -> None:
+    """Spend what was said."""
+    compute_qm(campaign, bench, molecules(campaign))
+    drive_torsions(campaign, bench)
+
+
 def refine(campaign: Campaign, bench: Bench) -> None:
     """Run all phases on the whole library; a run in which every record is settled is left as it is."""
-    ledger = campaign.ledger
-    if ledger.numbers(status="undone"):
-        prepare(campaign, ledger.numbers(status="undone"))
-        foresee(campaign, bench, molecules(campaign))
-        state_cost_of_relaxing(campaign, bench)
-        make_geometries(campaign, bench, molecules(campaign))
-        state_cost(campaign, bench)
-        compute_qm(campaign, bench, molecules(campaign))
-        drive_torsions(campaign, bench)
+    if campaign.ledger.numbers(status="undone"):
+        plan(campaign, bench)
+        compute(campaign, bench)
         tune(campaign, bench)
-        deliver_fits(campaign, ledger.numbers(status="undone"))
+        deliver_fits(campaign, campaign.ledger.numbers(status="undone"))
     write_fits(campaign)

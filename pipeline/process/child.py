@@ -25,7 +25,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 import psutil
 
-from pipeline.errors import ChildError
+from pipeline.errors import ChildError, is_full
 from pipeline.process.messages import OUTPUT_NAME, Ending, Job, Reply, receive_frame, send_frame
 
 Result = TypeVar("Result")
@@ -76,7 +76,8 @@ def run_in_child(function: Callable[..., Result], *args: Any, limits: Limits) ->
 
     The function and its arguments must be picklable; it starts in an empty folder that is removed afterwards.
     Raises what the function raised, with the child's traceback as a note, or ChildError with kind `time`,
-    `memory`, `crash` (a signal, an exit) or `lost` (it hung, or the supervisor itself vanished).
+    `memory`, `crash` (a signal, an exit), `lost` (it hung, or the supervisor itself vanished) or `disk` (no
+    room for its folder).
     """
     with Child(function, *args, limits=limits) as child:
         return child.result()
@@ -337,7 +338,8 @@ def _make_folder(base: Path) -> tuple[Path, int]:
         folder = new.with_name(new.name.replace(_NEW, _JOB))
         new.rename(folder)
     except OSError as error:
-        raise ChildError(f"no scratch folder can be made in {base}: {error}", kind="lost") from error
+        advice, kind = ("; free space and run again", "disk") if is_full(error) else ("", "lost")
+        raise ChildError(f"no scratch folder can be made in {base}: {error}{advice}", kind=kind) from error
     return folder, lease
 
 

@@ -18,7 +18,7 @@ import pytest
 
 import pipeline.deliver
 from pipeline.deliver import CHECK_FILE, FILES, deliver, sweep
-from pipeline.errors import OutputFolderError, ParametersError, VerificationError
+from pipeline.errors import DiskError, ParametersError, VerificationError
 from pipeline.readback.energies import TERMS
 from pipeline.schema import Parametrized
 from pipeline.verify import ENERGY_TOLERANCE, build_reference
@@ -136,7 +136,7 @@ def test_a_full_disk_leaves_nothing_and_can_be_retried(parametrized, tmp_path, m
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(pipeline.deliver, "FILES", _lying_files(write))
-    with pytest.raises(OutputFolderError, match="free space") as caught:
+    with pytest.raises(DiskError, match="free space") as caught:
         deliver(parametrized, tmp_path / "x", FORMATS)
     assert caught.value.kind == "disk"
     assert caught.value.retryable
@@ -148,7 +148,7 @@ def test_a_file_that_the_system_cuts_short_is_not_delivered(parametrized, tmp_pa
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
-        with pytest.raises(OutputFolderError, match="File too large"):
+        with pytest.raises(DiskError, match="File too large"):
             deliver(parametrized, tmp_path / "x", FORMATS)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -158,7 +158,7 @@ def test_a_file_that_the_system_cuts_short_is_not_delivered(parametrized, tmp_pa
 def test_a_folder_that_cannot_be_made_is_named(parametrized, tmp_path):
     """A file where the parent folder should be: the sentence names the folder."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputFolderError, match="file/x"):
+    with pytest.raises(DiskError, match="file/x"):
         deliver(parametrized, tmp_path / "file" / "x", FORMATS)
 
 

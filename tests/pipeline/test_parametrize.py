@@ -19,17 +19,16 @@ from pipeline.assign import assign
 from pipeline.campaign import (
     Campaign,
     begin_work,
-    compare_identity,
     each,
     finish_run,
     open_ledger,
-    take_in,
 )
-from pipeline.errors import OutputFolderError, RefusedLigandError, StoreError
+from pipeline.errors import ChildError, DiskError, OutputFolderError, RefusedLigandError, StoreError
 from pipeline.library import read_library
 from pipeline.outcome import Failure
 from pipeline.parametrize import StraightLine, attempt
 from pipeline.process.child import run_in_child
+from pipeline.rerun import compare_identity, take_in
 from pipeline.schema import MMParameters
 from pipeline.settings import Settings
 
@@ -359,9 +358,12 @@ def test_the_boundary_keeps_what_is_about_a_ligand_and_passes_what_is_not():
     assert isinstance(failure, Failure)
     assert (failure.ligand, failure.stage, failure.kind) == ("x", "predict", "unexpected")
     assert "ZeroDivisionError" in failure.traceback
-    for error in (KeyboardInterrupt(), OutputFolderError("disk full"), StoreError("disk full")):
+    for error in (KeyboardInterrupt(), DiskError("disk full"), StoreError("disk full")):
         with pytest.raises(type(error)):
             attempt("x", "deliver", fail, error)
+    with pytest.raises(DiskError, match="no room"):
+        attempt("x", "deliver", fail, ChildError("no room", kind="disk"))
+    assert isinstance(attempt("x", "deliver", fail, ChildError("died")), Failure)
 
 
 def test_a_folder_that_holds_something_else_is_refused_untouched(tmp_path):
