@@ -87,7 +87,7 @@ def keep_one_fragment(mol: Chem.Mol, rules: LigandRules) -> Chem.Mol:
 
 
 def check_atoms(mol: Chem.Mol, rules: LigandRules) -> None:
-    """Refuse unsupported elements, isotopes, radicals and what is too large already."""
+    """Refuse unsupported elements, isotopes, radicals, hypervalent centres and what is too large already."""
     check_size(mol.GetNumAtoms(), rules)
     foreign = [a for a in mol.GetAtoms() if a.GetSymbol() not in rules.elements]
     if foreign:
@@ -115,6 +115,21 @@ def check_atoms(mol: Chem.Mol, rules: LigandRules) -> None:
             "shells are parametrised",
             kind="radical",
         )
+    crowded = [a for a in mol.GetAtoms() if _n_domains(a) > 4]
+    if crowded:
+        raise RefusedLigandError(
+            f"more than four neighbours and lone pairs at {name_atoms(crowded)}: angles near both 90 and 180 "
+            "degrees, which no form of this force field holds; state the charge if it is an onium ion, else "
+            "the group needs a force field of its own",
+            kind="hypervalent",
+        )
+
+
+def _n_domains(atom: Chem.Atom) -> int:
+    """Neighbours and lone pairs (VSEPR): of more than four some lie opposite each other."""
+    n_outer = Chem.GetPeriodicTable().GetNOuterElecs(atom.GetAtomicNum())
+    n_unshared = n_outer - atom.GetFormalCharge() - atom.GetTotalValence()
+    return int(atom.GetTotalDegree() + max(0, n_unshared // 2))
 
 
 def check_size(n_atoms: int, rules: LigandRules) -> None:

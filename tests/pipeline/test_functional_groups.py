@@ -49,7 +49,6 @@ GROUPS = {
     "sulfenamide": "CSNC",
     "S-S or S-O": "CSSC",
     "peroxide": "COOC",
-    "pentafluorosulfanyl": "CS(F)(F)(F)(F)F",
     "phosphoryl": "CP(C)(C)=O",
     "phosphate or phosphonate": "COP(=O)([O-])OC",
     "phosphoramide": "CNP(=O)(OC)OC",

@@ -141,6 +141,12 @@ def test_the_demo_library_is_what_the_demo_promises():
         ("C[C@H](F)Cl |o1:1|", "unspecified-stereo"),
         ("C[C@H](F)Cl |a:1|", "ok"),
         ("[CH3:7][OH:2]", "ok"),
+        ("FS(F)(F)(F)(F)c1ccccc1", "hypervalent"),
+        ("F[P-](F)(F)(F)(F)F", "hypervalent"),
+        ("FS(F)(F)F", "hypervalent"),
+        ("CS1(C)c2ccccc2Sc2ccccc12", "hypervalent"),
+        ("CC(=O)OI(c1ccccc1)OC(C)=O", "hypervalent"),
+        ("[I-](I)I", "hypervalent"),
         ("O", "ok"),
         ("[H][H]", "ok"),
         ("C" * 3000, "too-large"),
@@ -150,6 +156,41 @@ def test_the_demo_library_is_what_the_demo_promises():
 def test_more_reasons_for_refusal(smiles, kind):
     """Hand table beside the messy library."""
     assert kind_of(smiles) == kind
+
+
+@pytest.mark.parametrize(
+    "smiles",
+    [
+        "[O-]Cl(=O)(=O)=O",
+        "[O-][Cl+3]([O-])([O-])[O-]",
+        "COP(=O)(OC)OC",
+        "CS(C)(=O)=O",
+        "C[S+2]([O-])([O-])C",
+        "CS(=O)(=O)NC",
+        "CS(C)(=O)=NC",
+        "C[S+](C)[O-]",
+        "C[S+](C)C",
+        "C=P(C)(C)C",
+        "Ic1ccccc1",
+        "O=Ic1ccccc1",
+        "c1ccc([I+]c2ccccc2)cc1",
+        "O=S1C=CC=C1",
+        "C[N+](C)(C)[O-]",
+    ],
+)
+def test_main_group_centres_of_four_domains_are_no_reason(smiles):
+    """Hand list: tetrahedral, pyramidal and bent centres with many bonds, however their charges are drawn."""
+    assert kind_of(smiles, LigandRules(unspecified_stereo="accept")) == "ok"
+
+
+def test_an_octahedron_given_with_its_geometry_is_refused_by_name():
+    """Sulfur hexafluoride in 3-D: what a file would turn into angles of 70 and 130 degrees."""
+    mol = Chem.MolFromSmiles("FS(F)(F)(F)(F)F")
+    conformer = Chem.Conformer(7)
+    conformer.SetPositions(1.56 * np.insert(np.vstack([np.eye(3), -np.eye(3)]), 1, 0.0, axis=0))
+    mol.AddConformer(conformer)
+    with pytest.raises(RefusedLigandError, match="lone pairs at S2"):
+        from_molblock(Chem.MolToMolBlock(mol))
 
 
 @pytest.mark.parametrize(
@@ -355,7 +396,7 @@ SYMMETRIC = [
     "O[C@H]1[C@H](O)[C@@H](O)[C@H](O)[C@H](O)[C@@H]1O",
     "C[C@H](F)[C@@H](C)F",
     "C1CC1",
-    "FS(F)(F)(F)(F)F",
+    "FC(F)(F)F",
 ]
 
 
