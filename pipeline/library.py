@@ -4,7 +4,7 @@ Reading never stops at a bad record: what cannot be read comes out as a Record w
 that it ends as a Failure under its own number. What makes a file unusable as a whole (missing, unknown
 suffix, a CSV without a SMILES column) is a LibraryFileError before the first record.
 
-What counts as a record:
+Lines end with LF, CR LF or, as on old Macs, CR. What counts as a record:
 - `.smi`: every line but blank lines and lines starting with `#`; a first line `SMILES ...` is a header. The
   SMILES ends at the first blank or tab, the rest is the name (a CXSMILES extension `|...|` is kept).
 - `.sdf`: every block up to `$$$$`, and a last block without `$$$$` unless it is blank. The title line is the
@@ -16,6 +16,7 @@ What counts as a record:
 
 import csv
 import gzip
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from pipeline.errors import LibraryFileError
 _QUOTED_CHARS = 80
 _NAME_COLUMNS = ("name", "id", "title")
 _DELIMITERS = (",", ";", "\t")
+_PARTS = re.compile(rb"[^\r\n]*(?:\r{0,2}\n|\r)|[^\r\n]+")
+"""lines with their ends, the last perhaps without; `\\r\\r\\n` is what a `\\r\\n` becomes that is converted twice"""
 _MOL2_BLOCK = "@<TRIPOS>MOLECULE"
 _MOL2_SECTIONS = (_MOL2_BLOCK, "@<TRIPOS>ATOM", "@<TRIPOS>BOND")
 
@@ -167,20 +170,26 @@ def _bounded_lines(path: Path, raw: BinaryIO, limits: ReadLimits) -> Iterator[st
     compressed = path.name.lower().endswith(".gz")
     stream = gzip.GzipFile(fileobj=raw) if compressed else raw
     allowed = limits.gz_free_bytes + limits.gz_ratio * path.stat().st_size if compressed else float("inf")
-    n_read, n_line = 0, 0
+    n_read, line = 0, b""
     while piece := stream.readline(limits.line_bytes):
+        if piece.endswith(b"\r"):
+            piece += stream.readline(limits.line_bytes)  # the limit may fall between "\r" and "\n"
         n_read += len(piece)
         if n_read > allowed:
             raise _TooExpandedError
-        continued = n_line > 0
-        n_line += len(piece)
-        ended = piece.endswith(b"\n")
-        if not ended and len(piece) == limits.line_bytes:
-            continue
-        n_line = 0
-        yield None if continued else piece.decode("utf-8", "replace").lstrip("\ufeff").rstrip("\r\n")
-    if n_line:
-        yield None
+        for part in _PARTS.findall(piece):
+            line = (line + part)[: limits.line_bytes + 1]  # more need not be kept to know it too long
+            if part.endswith((b"\n", b"\r")):
+                yield _decode(line, limits)
+                line = b""
+    if line:
+        yield _decode(line, limits)
+
+
+def _decode(line: bytes, limits: ReadLimits) -> str | None:
+    if len(line) > limits.line_bytes:
+        return None
+    return line.decode("utf-8", "replace").lstrip("\ufeff").rstrip("\r\n")
 
 
 def _too_long(limits: ReadLimits) -> str:

@@ -116,13 +116,33 @@ def test_no_file_and_a_false_gzip_are_refused(tmp_path):
             read_library(paths)
 
 
-def test_an_overlong_line_is_one_record_with_a_problem(tmp_path):
+@pytest.mark.parametrize("end", ["\n", "\r"])
+def test_an_overlong_line_is_one_record_with_a_problem(tmp_path, end):
     """The lines around it are read as ever; lines of limit - 1, limit and limit + 1 bytes with their end."""
     limits = ReadLimits(line_bytes=20)
     lines = ["C" * 19, "C" * 20, "C" * 200, "CC end"]
-    records = read(write(tmp_path, "long.smi", "\n".join(lines) + "\n"), limits)
+    records = read(write(tmp_path, "long.smi", end.join(lines) + end), limits)
     assert [bool(r.problem) for r in records] == [False, True, True, False]
     assert records[-1].name == "end"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\r\r\n"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.smi", "CCO a\n\nCCN b\nCCC c\n"),
+        ("a.csv.gz", "SMILES,Name\nCCO,a\n\nCCN,b\nCCC,c\n"),
+        ("a.sdf", MOLBLOCK + "> <a>\n1\n\n$$$$\n" + MOLBLOCK + "$$$$\n"),
+    ],
+)
+def test_any_line_end_gives_the_same_records(tmp_path, name, text, end):
+    """Of Unix, Windows, old Macs, and Windows twice over; wherever the limit cuts what is read at once."""
+    expected = read(write(tmp_path, name, text))
+    assert len(expected) == text.count("$$$$") or len(expected) == 3
+    path = write(tmp_path, name, text.replace("\n", end))
+    assert read(path) == expected
+    for line_bytes in range(60, 75):
+        assert read(path, ReadLimits(line_bytes=line_bytes)) == expected
 
 
 def test_an_overlong_block_is_one_record_with_a_problem(tmp_path):
