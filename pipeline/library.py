@@ -30,7 +30,7 @@ _QUOTED_CHARS = 80
 _NAME_COLUMNS = ("name", "id", "title")
 _DELIMITERS = (",", ";", "\t")
 _PARTS = re.compile(rb"[^\r\n]*(?:\r{0,2}\n|\r)|[^\r\n]+")
-"""lines with their ends, the last perhaps without; `\\r\\r\\n` is what a `\\r\\n` becomes that is converted twice"""
+"""lines with their ends; a Windows end that is converted again becomes `\\r\\r\\n`"""
 _MOL2_BLOCK = "@<TRIPOS>MOLECULE"
 _MOL2_SECTIONS = (_MOL2_BLOCK, "@<TRIPOS>ATOM", "@<TRIPOS>BOND")
 
@@ -291,21 +291,41 @@ def _mol2_entry(block: list[str], problem: str) -> _Entry:
 @dataclass(frozen=True, kw_only=True)
 class _Columns:
     delimiter: str
+    n_columns: int
     smiles: int
     name: int | None
 
 
 def _find_columns(header: str | None) -> _Columns | None:
-    """Delimiter (the one the header has most of) and columns; None without a SMILES column."""
-    header = header or ""
-    delimiter = max(_DELIMITERS, key=header.count)
-    cells = [cell.strip().strip('"').casefold() for cell in header.split(delimiter)]
-    smiles = [i for i, cell in enumerate(cells) if cell.endswith("smiles")]
+    """Delimiter (of those that give a SMILES column, the one with the most) and columns; None without one."""
+    found = [columns for delimiter in _DELIMITERS if (columns := _columns_by(header or "", delimiter))]
+    return max(found, key=lambda columns: columns.n_columns, default=None)
+
+
+def _columns_by(header: str, delimiter: str) -> _Columns | None:
+    try:
+        cells = [cell.strip().casefold() for cell in _split_csv_line(header, delimiter)]
+    except csv.Error:
+        return None
+    smiles = [
+        i
+        for i, cell in enumerate(cells)
+        if cell.endswith("smiles") and not set(cell).intersection(_DELIMITERS)
+    ]
     if not smiles:
         return None
     exact = [i for i in smiles if cells[i] == "smiles"]
     names = [cells.index(name) for name in _NAME_COLUMNS if name in cells]
-    return _Columns(delimiter=delimiter, smiles=(exact or smiles)[0], name=names[0] if names else None)
+    return _Columns(
+        delimiter=delimiter,
+        n_columns=len(cells),
+        smiles=(exact or smiles)[0],
+        name=names[0] if names else None,
+    )
+
+
+def _split_csv_line(line: str, delimiter: str) -> list[str]:
+    return next(csv.reader([line], delimiter=delimiter, strict=True, skipinitialspace=True), [])
 
 
 def _read_csv(lines: Iterable[str | None], limits: ReadLimits) -> Iterator[_Entry]:
@@ -322,15 +342,26 @@ def _read_csv(lines: Iterable[str | None], limits: ReadLimits) -> Iterator[_Entr
 
 def _csv_entry(line: str, columns: _Columns) -> _Entry:
     try:
-        cells = next(csv.reader([line], delimiter=columns.delimiter, strict=True))
+        cells = _split_csv_line(line, columns.delimiter)
+        problem = _shift(cells, columns)
     except csv.Error as error:
-        return _Entry(
-            name="", form="smiles", text=line[:_QUOTED_CHARS], problem=f"not a line of CSV ({error})"
-        )
+        problem = f"not a line of CSV ({error})"
+    if problem:
+        return _Entry(name="", form="smiles", text=line[:_QUOTED_CHARS], problem=problem)
     name = cells[columns.name] if columns.name is not None and columns.name < len(cells) else ""
     if columns.smiles >= len(cells):
         return _Entry(name=name, form="smiles", text="", problem="the line has no SMILES cell")
     return _Entry(name=name, form="smiles", text=cells[columns.smiles].strip())
+
+
+def _shift(cells: Sequence[str], columns: _Columns) -> str:
+    """Why the SMILES may stand in another column than the header says; empty when it may not."""
+    if columns.smiles == 0 or not any(cell.strip() for cell in cells[columns.n_columns :]):
+        return ""
+    return (
+        f"the line has {len(cells)} cells, the header {columns.n_columns}; "
+        f"put a cell that holds {columns.delimiter!r} into double quotes"
+    )
 
 
 _READERS: dict[str, Callable[[Iterable[str | None], ReadLimits], Iterator[_Entry]]] = {

@@ -87,6 +87,32 @@ def test_csv_columns_are_found_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("header", "line"),
+    [
+        ('"Compound, batch",SMILES,Parent_SMILES,Name', '"x, 1",CC(=O)[O-],CC(=O)O,acetate'),
+        ("SMILES;Name, comment;id", "CC(=O)[O-];x, y;acetate"),
+        ("Batch, comment, date;Parent_SMILES;SMILES;Name", "x;CC(=O)O;CC(=O)[O-];acetate"),
+        ('"Batch", "SMILES", "Name"', '"1, x", "CC(=O)[O-]", "acetate"'),
+        ("canonical_SMILES\tID", "CC(=O)[O-]\tacetate"),
+    ],
+)
+def test_a_csv_header_is_split_as_its_rows_are(tmp_path, header, line):
+    """Delimiters inside cells shift no column, quoted or of another kind: never the parent for the ligand."""
+    records = read(write(tmp_path, "shift.csv", f"{header}\n{line}\n"))
+    assert [(r.text, r.name, r.problem) for r in records] == [("CC(=O)[O-]", "acetate", "")]
+
+
+def test_a_row_whose_columns_are_shifted_is_refused(tmp_path):
+    """A comma that should stand in quotes puts carbon monoxide's name into the SMILES column; blank cells at
+    the end, and commas behind a first column of SMILES, shift nothing."""
+    records = read(write(tmp_path, "a.csv", "Name,SMILES\nfumes,CO,[C-]#[O+]\nmethanol,CO,,\n"))
+    assert [(r.name, bool(r.problem)) for r in records] == [("a-1", True), ("methanol", False)]
+    assert "double quotes" in records[0].problem
+    (record,) = read(write(tmp_path, "b.csv", "SMILES,Comment\nCO,cheap,toxic\n"))
+    assert (record.text, record.problem) == ("CO", "")
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [
         ("a.txt", "C"),
