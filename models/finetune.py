@@ -118,12 +118,17 @@ def fine_tune(
 
 
 def _finished(fit: LigandFit, reference: Reference, shipped: MMParameters) -> LigandFit:
-    """Shipped parameters as they are, with the model's confidence; tuned ones straight at linear centres."""
+    """Shipped parameters as they are, tuned ones straight at linear centres; both with shipped confidence.
+
+    Tuning moves no charge, and its few points near minima do not settle what the training left open: each
+    doubt about the shipped parameters is one about the tuned ones.
+    """
+    beside = shipped if reference.charges is None else shipped.with_charges(reference.charges)
     if fit.kept == "shipped":
-        beside = shipped if reference.charges is None else shipped.with_charges(reference.charges)
         return dataclasses.replace(fit, parameters=beside)
     centres = linear_centres(to_rdkit(reference.ligand))
-    return dataclasses.replace(fit, parameters=straighten(fit.parameters, reference.topology, centres))
+    tuned = straighten(fit.parameters, reference.topology, centres)
+    return dataclasses.replace(fit, parameters=dataclasses.replace(tuned, confidence=beside.confidence))
 
 
 def _target(reference: Reference, charge: Tensor, settings: FineTuneSettings) -> _Target:

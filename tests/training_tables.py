@@ -5,9 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
+from models.charges import ChargeEnsemble, ChargeNetwork
+from models.config import NetworkConfig
+from models.network import ValenceEnsemble, ValenceNetwork
+from models.weights import Model
 from pipeline.schema import Ligand
 from pipeline.topology import build_topology
 
@@ -51,6 +56,20 @@ members = 2
 [class2]
 schedule = { epochs = 2, batch_molecules = 4, learning_rate = 5e-3 }
 """
+
+
+def untrained_model() -> Model:
+    """One small network of each kind, the same every time."""
+    torch.manual_seed(5)
+    size = NetworkConfig(width=24, n_layers=2)
+    return Model(
+        name="m",
+        version="1.0",
+        sha256="",
+        charges=ChargeEnsemble([ChargeNetwork(24, 2)]).double(),
+        valence=ValenceEnsemble([ValenceNetwork(24, 2).double()]),
+        sizes={"charges": size, "valence": size},
+    )
 
 
 def geometries(smiles: str, n: int) -> np.ndarray:
