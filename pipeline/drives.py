@@ -183,7 +183,10 @@ def compute_drives(campaign: Campaign, qm: QMBench, planned: Sequence[PlannedDri
 
 
 def drive_references(qm: QMBench, planned: Sequence[PlannedDrive]) -> list[Reference]:
-    """What the finished drives give to the fine-tuning, one reference per fragment, from the store alone."""
+    """What the finished drives give to the fine-tuning, one reference per fragment, from the store alone.
+
+    A flagged single point is left out.
+    """
     records: dict[str, dict[str, QMRecord]] = {}
     ligands: dict[str, Ligand] = {}
     for one in planned:
@@ -194,7 +197,8 @@ def drive_references(qm: QMBench, planned: Sequence[PlannedDrive]) -> list[Refer
         found = qm.find(keys)
         smiles = one.drive.ligand.mapped_smiles
         ligands[smiles] = one.drive.ligand
-        records.setdefault(smiles, {}).update({key: found[key] for key in keys if key in found})
+        good = {key: found[key] for key in keys if key in found and not found[key].flags}
+        records.setdefault(smiles, {}).update(good)
     return [
         Reference(
             ligand=ligands[smiles], topology=build_topology(ligands[smiles]), records=tuple(some.values())

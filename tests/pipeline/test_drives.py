@@ -171,6 +171,26 @@ def test_drives_become_references(campaign: Campaign, build_ligand: Callable[...
     assert {record.spec for record in reference.records} == {QMSpec()}
 
 
+def test_flagged_points_are_no_references(campaign: Campaign, build_ligand: Callable[..., Ligand]) -> None:
+    """One single point of a wrong SCF state is left out, the others stay; where all are flagged, no reference
+    is left.
+    """
+    planned = prepare_drives(campaign, DRIVES, [canonical_ligand(build_ligand("c1ccccc1-c1ccccn1"))])
+    qm = TurningBench()
+    compute_drives(campaign, qm, planned)
+    (whole,) = drive_references(qm, planned)
+    assert len(whole.records) == 5
+    for n_left, record in zip((4, 3, 2, 1), whole.records, strict=False):
+        qm.store[record.task_key] = dataclasses.replace(record, provenance=(("flags", "outlier"),))
+        (reference,) = drive_references(qm, planned)
+        assert [one.task_key for one in reference.records] == [
+            one.task_key for one in whole.records[-n_left:]
+        ]
+    last = whole.records[-1]
+    qm.store[last.task_key] = dataclasses.replace(last, provenance=(("flags", "outlier"),))
+    assert drive_references(qm, planned) == []
+
+
 def test_references_are_joined(build_ligand: Callable[..., Ligand]) -> None:
     """A driven ligand's points come after its own; a fragment stands for itself; one with two points not."""
 
