@@ -26,17 +26,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.assign import assign
-from pipeline.campaign import (
-    Campaign,
-    begin_work,
-    compare_identity,
-    finish_run,
-    ledger_place,
-    open_ledger,
-    take_in,
-)
+from pipeline.campaign import Campaign, begin_work, finish_run, ledger_place, open_ledger
 from pipeline.library import read_library
 from pipeline.parametrize import StraightLine
+from pipeline.rerun import compare_identity, take_in
 from pipeline.schema import Ligand, MMParameters, Topology
 from pipeline.settings import build_settings
 

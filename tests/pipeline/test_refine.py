@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from pipeline.campaign import Campaign, begin_work, compare_identity, finish_run, open_ledger, take_in
+from pipeline.campaign import Campaign, begin_work, finish_run, open_ledger
 from pipeline.errors import QMError, SettingsError
 from pipeline.library import read_library
 from pipeline.outcome import failure_from_exception
@@ -17,6 +17,7 @@ from pipeline.qm.relax import foreseen_by
 from pipeline.refine import refine
 from pipeline.refine_bench import Bench, ChargeBench
 from pipeline.refine_cost import in_words
+from pipeline.rerun import compare_identity, take_in
 from pipeline.schema import MMParameters, QMRecord, QMSpec
 from pipeline.settings import Settings, build_settings
 
