@@ -26,12 +26,12 @@ from pipeline.refusals import (
     keep_one_fragment,
     name_atoms,
 )
-from pipeline.resonance import resonance_forms
+from pipeline.resonance import join_ylides, resonance_forms, stands_alone
 from pipeline.schema import Conformers, FloatArray, IntArray, Ligand
 from pipeline.settings import LigandRules
 from pipeline.stereo import forget_inverting_nitrogen, read_stereo
 
-PERCEPTION_VERSION = "1"
+PERCEPTION_VERSION = "2"
 """Part of every ligand key: changes when the rules below, or a new RDKit, would name a molecule otherwise."""
 
 _REMEMBERED = 64
@@ -254,16 +254,20 @@ def reorder_ligand(ligand: Ligand, order: IntArray) -> Ligand:
 @lru_cache(maxsize=_REMEMBERED)
 def _canonical_form(mapped_smiles: str) -> tuple[str, Chem.Mol]:
     """The canonical SMILES, and the resonance form it was written from (only to be read), in atom order."""
-    drawn = _draw_hypervalent(_read_mapped(mapped_smiles))
+    drawn = join_ylides(_read_mapped(mapped_smiles))
     form = min(resonance_forms(drawn), key=lambda form: (*_preference(form), _n_changes(drawn, form)))
     return Chem.MolToSmiles(form), form
 
 
-def _preference(mol: Chem.Mol) -> tuple[int, int, int, str]:
-    """Fewest charges, fewest on carbon, most aromatic atoms, then the text: what a chemist would draw."""
+def _preference(mol: Chem.Mol) -> tuple[int, int, int, int, str]:
+    """Fewest charges, fewest without their opposite beside them, fewest on carbon, most aromatic atoms, text.
+
+    So what a chemist would draw comes first.
+    """
     charged = [atom for atom in mol.GetAtoms() if atom.GetFormalCharge()]
     return (
         sum(abs(atom.GetFormalCharge()) for atom in charged),
+        sum(stands_alone(atom) for atom in charged),
         sum(atom.GetAtomicNum() == 6 for atom in charged),
         -sum(atom.GetIsAromatic() for atom in mol.GetAtoms()),
         Chem.MolToSmiles(mol),
@@ -274,28 +278,6 @@ def _n_changes(drawn: Chem.Mol, form: Chem.Mol) -> int:
     """In how many formal charges a form differs from the drawing: of two mirror images the drawn one wins."""
     pairs = zip(drawn.GetAtoms(), form.GetAtoms(), strict=True)
     return sum(a.GetFormalCharge() != b.GetFormalCharge() for a, b in pairs)
-
-
-def _draw_hypervalent(mol: Chem.Mol) -> Chem.Mol:
-    """Draw S+-O- and P+-O- as S=O and P=O: one molecule, two habits."""
-    mol = Chem.RWMol(mol)
-    for bond in mol.GetBonds():
-        for centre, oxygen in (
-            (bond.GetBeginAtom(), bond.GetEndAtom()),
-            (bond.GetEndAtom(), bond.GetBeginAtom()),
-        ):
-            if (
-                centre.GetAtomicNum() in (15, 16)
-                and centre.GetFormalCharge() > 0
-                and oxygen.GetAtomicNum() == 8
-                and oxygen.GetFormalCharge() == -1
-                and bond.GetBondType() == Chem.BondType.SINGLE
-            ):
-                bond.SetBondType(Chem.BondType.DOUBLE)
-                centre.SetFormalCharge(centre.GetFormalCharge() - 1)
-                oxygen.SetFormalCharge(0)
-    Chem.SanitizeMol(mol)
-    return mol.GetMol()
 
 
 def _read_canonical(text: str) -> Chem.Mol:

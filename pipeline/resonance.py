@@ -15,7 +15,9 @@ _MAX_STEPS = 5000
 """Bonds tried in the search for paths from one charge; far more than a drug's conjugated system has"""
 _MAX_PATH_ATOMS = 25
 _HETERO = frozenset({7, 8, 16})
-_SINGLE, _DOUBLE = Chem.BondType.SINGLE, Chem.BondType.DOUBLE
+_SINGLE, _DOUBLE, _TRIPLE = Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE
+_FLIPPED = {_SINGLE: _DOUBLE, _DOUBLE: _SINGLE, _TRIPLE: _DOUBLE}
+"""what a bond of an alternating path becomes; a triple one only ends a path, at the N of a diazonium"""
 
 
 def bare_graph(mol: Chem.Mol, *, with_charges: bool = False) -> Chem.Mol:
@@ -41,9 +43,9 @@ def resonance_forms(mol: Chem.Mol) -> list[Chem.Mol]:
     """Draw an ion with its charge on each nitrogen, oxygen or sulfur that it can reach, the drawn form first.
 
     In X(-)-A=Y the charge moves to Y, in X(+)=A-Y to a lone pair on Y, over any number of alternating bonds
-    (an alternating path exists in one Kekule structure if and only if it does in all). Charges that a
-    neighbour neutralises (nitro, N-oxide, azide) stay. Forms that would lose stated stereo are left out.
-    Atoms stay in the molecule's order; hydrogens must be explicit.
+    (an alternating path exists in one Kekule structure if and only if it does in all); in X(-)-A=B-N(+)#N to
+    the last nitrogen. An oxygen beside a cation (nitro, N-oxide) keeps its charge. Forms that would lose
+    stated stereo are left out. Atoms stay in the molecule's order; hydrogens must be explicit.
     """
     forms, seen = [mol], {_charges(mol)}
     n_stereo = count_specified_stereo(mol)
@@ -56,6 +58,57 @@ def resonance_forms(mol: Chem.Mol) -> list[Chem.Mol]:
     return forms
 
 
+def join_ylides(mol: Chem.Mol) -> Chem.Mol:
+    """Draw X(-)-S(+), X(-)-P(+) and X(-)-N(+)#N as X=S, X=P and X=N(+)=N(-): one molecule, two habits."""
+    for path in _ylides(mol):
+        joined = _flip(_kekulise(mol), path)
+        if joined is not None:
+            return join_ylides(joined)
+    return mol
+
+
+def shared_charges(mol: Chem.Mol) -> list[int]:
+    """The formal charge of each atom as far as all forms agree: 0 where one of them has none.
+
+    So N(+) of an ammonium or a nitro group is charged, and no nitrogen of a guanidinium.
+    """
+    charges = _charges(mol)
+    if not any(charges):
+        return list(charges)
+    plain = Chem.Mol(mol)
+    Chem.RemoveStereochemistry(plain)  # else a form whose double bonds lie elsewhere would count as another
+    forms = [_charges(form) for form in resonance_forms(join_ylides(plain))]
+    return [
+        drawn if all(charge for charge in column) else 0
+        for drawn, column in zip(charges, zip(*forms, strict=True), strict=True)
+    ]
+
+
+def _ylides(mol: Chem.Mol) -> Iterator[list[int]]:
+    """The path of each anion's charge to a cation beside it that takes it, as atom indices."""
+    for atom in mol.GetAtoms():
+        if atom.GetFormalCharge() == -1 and atom.GetAtomicNum() in _HETERO | {6}:
+            for bond in atom.GetBonds():
+                centre = bond.GetOtherAtom(atom)
+                if bond.GetBondType() != _SINGLE:
+                    continue
+                if centre.GetAtomicNum() in (15, 16) and centre.GetFormalCharge() > 0:
+                    yield [atom.GetIdx(), centre.GetIdx()]
+                elif (last := _diazonium_end(centre)) is not None:
+                    yield [atom.GetIdx(), centre.GetIdx(), last]
+
+
+def _diazonium_end(atom: Chem.Atom) -> int | None:
+    """The last nitrogen of -N(+)#N, seen from the first."""
+    if atom.GetAtomicNum() != 7 or atom.GetFormalCharge() != 1:
+        return None
+    for bond in atom.GetBonds():
+        last = bond.GetOtherAtom(atom)
+        if bond.GetBondType() == _TRIPLE and last.GetAtomicNum() == 7 and last.GetDegree() == 1:
+            return int(last.GetIdx())
+    return None
+
+
 def _charges(mol: Chem.Mol) -> tuple[int, ...]:
     return tuple(atom.GetFormalCharge() for atom in mol.GetAtoms())
 
@@ -65,8 +118,7 @@ def _move_charges(mol: Chem.Mol) -> Iterator[Chem.Mol]:
     starts = [atom.GetIdx() for atom in mol.GetAtoms() if _is_mobile(atom)]
     if not starts:
         return
-    kekulised = Chem.Mol(mol)
-    Chem.Kekulize(kekulised, clearAromaticFlags=True)
+    kekulised = _kekulise(mol)
     for start in starts:
         for path in _alternating_paths(kekulised, start):
             moved = _flip(kekulised, path)
@@ -74,12 +126,22 @@ def _move_charges(mol: Chem.Mol) -> Iterator[Chem.Mol]:
                 yield moved
 
 
+def _kekulise(mol: Chem.Mol) -> Chem.Mol:
+    kekulised = Chem.Mol(mol)
+    Chem.Kekulize(kekulised, clearAromaticFlags=True)
+    return kekulised
+
+
 def _is_mobile(atom: Chem.Atom) -> bool:
-    """A charge of one that no neighbour of the opposite charge pins down."""
-    charge = atom.GetFormalCharge()
-    if charge not in (-1, 1) or atom.GetAtomicNum() not in _HETERO | {6}:
+    """A charge of one, but not that of an oxygen beside a cation: it would only reach its mirror image."""
+    if atom.GetFormalCharge() not in (-1, 1) or atom.GetAtomicNum() not in _HETERO | {6}:
         return False
-    return all(n.GetFormalCharge() * charge >= 0 for n in atom.GetNeighbors())
+    return atom.GetAtomicNum() != 8 or atom.GetFormalCharge() == 1 or stands_alone(atom)
+
+
+def stands_alone(atom: Chem.Atom) -> bool:
+    """Whether no neighbour has the opposite charge."""
+    return all(n.GetFormalCharge() * atom.GetFormalCharge() >= 0 for n in atom.GetNeighbors())
 
 
 def _alternating_paths(mol: Chem.Mol, start: int) -> list[list[int]]:
@@ -99,6 +161,8 @@ def _alternating_paths(mol: Chem.Mol, start: int) -> list[list[int]]:
             longer = [*path, other.GetIdx()]
             if len(longer) % 2 and _can_take(other, charge):
                 found.setdefault(other.GetIdx(), longer)
+            elif charge < 0 and len(longer) % 2 == 0 and (last := _diazonium_end(other)) is not None:
+                found.setdefault(last, [*longer, last])
             if len(longer) < _MAX_PATH_ATOMS and _can_pass(other):
                 stack.append(longer)
     return list(found.values())
@@ -110,7 +174,7 @@ def _n_double(atom: Chem.Atom) -> int:
 
 def _can_pass(atom: Chem.Atom) -> bool:
     """Carbon and nitrogen with exactly one double bond (and no triple) carry the alternation on."""
-    triple = any(bond.GetBondType() == Chem.BondType.TRIPLE for bond in atom.GetBonds())
+    triple = any(bond.GetBondType() == _TRIPLE for bond in atom.GetBonds())
     return atom.GetAtomicNum() in (6, 7) and _n_double(atom) == 1 and not triple
 
 
@@ -125,12 +189,12 @@ def _can_take(atom: Chem.Atom, charge: int) -> bool:
 
 
 def _flip(kekulised: Chem.Mol, path: list[int]) -> Chem.Mol | None:
-    """Exchange single and double bonds along a path and move the charge; None when no valid form results."""
+    """Exchange the bonds along a path and move the charge to its end; None when no valid form results."""
     mol = Chem.RWMol(kekulised)
     for i, j in pairwise(path):
         bond = mol.GetBondBetweenAtoms(i, j)
         bond.SetStereo(Chem.BondStereo.STEREONONE)
-        bond.SetBondType(_DOUBLE if bond.GetBondType() == _SINGLE else _SINGLE)
+        bond.SetBondType(_FLIPPED[bond.GetBondType()])
     start, end = mol.GetAtomWithIdx(path[0]), mol.GetAtomWithIdx(path[-1])
     charge = start.GetFormalCharge()
     start.SetFormalCharge(0)

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.errors import ParametersError
 from pipeline.ligand import to_rdkit
+from pipeline.resonance import shared_charges
 from pipeline.schema import FloatArray, Ligand
 from pipeline.smirnoff.matching import Pattern, assign_last, compile_pattern, name_atoms
 
@@ -24,9 +25,15 @@ def assign_vdw(ligand: Ligand) -> tuple[FloatArray, FloatArray]:
     Returns sigma (n_atoms,) in angstrom and epsilon (n_atoms,) in kcal/mol. Raises ParametersError for an
     element that the table does not have.
 
-    No pattern of the table asks for aromaticity, so the molecule needs no particular aromaticity model.
+    No pattern of the table asks for aromaticity, so the molecule needs no particular aromaticity model. Some
+    ask for formal charges: an atom counts as charged where every resonance form charges it, so that the
+    drawing does not matter. Hydrogens beside a guanidinium are then those beside an amine, as in Amber (type
+    H1 in arginine, HP in lysine).
     """
     mol = to_rdkit(ligand)
+    if any(atom.GetFormalCharge() > 0 for atom in mol.GetAtoms()):
+        for atom, charge in zip(mol.GetAtoms(), shared_charges(mol), strict=True):
+            atom.SetFormalCharge(charge)
     patterns, values = _read_table()
     atoms = [(i,) for i in range(mol.GetNumAtoms())]
     winners = assign_last(patterns, mol, atoms, tuple)

@@ -5,7 +5,8 @@ import pytest
 from rdkit import Chem
 
 from pipeline.errors import ParametersError
-from pipeline.ligand import ligand_from_rdkit
+from pipeline.ligand import ligand_from_rdkit, to_rdkit
+from pipeline.resonance import bare_graph
 from pipeline.schema import Ligand
 from pipeline.vdw import assign_vdw
 
@@ -94,6 +95,62 @@ def test_equivalent_atoms_are_equal() -> None:
     ranks = np.array(Chem.CanonicalRankAtoms(mol, breakTies=False))
     for rank in set(ranks.tolist()):
         assert np.ptp(values[ranks == rank], axis=0).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("CS(=N)(=O)C", "C[S+]([NH-])(=O)C"),
+        ("CS(=N)C", "C[S+]([NH-])C"),
+        ("CP(=S)(C)C", "C[P+]([S-])(C)C"),
+        ("CC=P(C)(C)C", "C[CH-][P+](C)(C)C"),
+        ("CP(=NC)(C)C", "C[P+]([N-]C)(C)C"),
+        ("CN=[N+]=[N-]", "C[N-][N+]#N"),
+        ("Cn1cc[n+]([O-])c1", "C[n+]1ccn([O-])c1"),
+        ("CNC(C)=[NH2+]", "C[NH+]=C(C)N"),
+        ("CN(C)C=CC=O", "C[N+](C)=CC=C[O-]"),
+        ("COC=CC=[NH2+]", "C[O+]=CC=CN"),
+    ],
+)
+def test_two_drawings_get_the_same_numbers(one: str, other: str) -> None:
+    """Charges that only one resonance form has do not matter; both SMILES list their atoms alike."""
+    values = np.array([assign_vdw(ligand(smiles)) for smiles in (one, other)])
+    assert (values[0] == values[1]).all()
+
+
+@pytest.mark.parametrize(
+    "smiles",
+    [
+        "Cn1cc[n+](C)c1",
+        "CN(C)C(=[N+](C)C)N(C)C",
+        "CN(C)c1ccc2nc3ccc(cc3[s+]c2c1)N(C)C",
+        "CN(C)c1ccc(cc1)C(=C1C=CC(=[N+](C)C)C=C1)c1ccc(cc1)N(C)C",
+        "CCN1c2ccccc2S/C1=C/C=C/c1sc2ccccc2[n+]1CC",  # stereo that the mirror image draws elsewhere
+    ],
+)
+def test_a_charge_shared_by_equal_atoms_leaves_them_equal(smiles: str) -> None:
+    """Atoms that a symmetry of the graph without bond orders and charges exchanges have the same numbers."""
+    shared = ligand(smiles)
+    values = np.array(assign_vdw(shared)).T
+    ranks = np.array(Chem.CanonicalRankAtoms(bare_graph(to_rdkit(shared)), breakTies=False))
+    for rank in set(ranks.tolist()):
+        assert np.ptp(values[ranks == rank], axis=0).tolist() == [0.0, 0.0]
+
+
+def test_a_charge_that_cannot_move_counts() -> None:
+    """Hydrogens beside a pyridinium and a nitro group are Sage's n6, those beside a guanidinium are n3."""
+    for smiles, rmin_half in (
+        ("C[n+]1ccccc1", 1.1),
+        ("C[N+](=O)[O-]", 1.1),
+        ("CNC(N)=[NH2+]", 1.449786411317),
+    ):
+        sigma, _ = assign_vdw(ligand(smiles))
+        molecule = to_rdkit(ligand(smiles))
+        (methyl,) = molecule.GetSubstructMatches(Chem.MolFromSmarts("[CH3]"))
+        hydrogens = [
+            a.GetIdx() for a in molecule.GetAtomWithIdx(*methyl).GetNeighbors() if a.GetAtomicNum() == 1
+        ]
+        assert sigma[hydrogens].tolist() == pytest.approx([rmin_half * RMIN_HALF] * 3, rel=1e-15)
 
 
 def test_an_element_outside_the_table_is_named() -> None:
