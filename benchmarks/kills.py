@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.assign import assign
-from pipeline.campaign import Campaign, begin_work, finish_run, ledger_place, open_ledger
+from pipeline.campaign import Campaign, begin_work, finish_run
 from pipeline.library import read_library
 from pipeline.parametrize import StraightLine
 from pipeline.rerun import compare_identity, take_in
+from pipeline.run_folder import ledger_place, open_ledger
 from pipeline.schema import Ligand, MMParameters, Topology
 from pipeline.settings import build_settings
 

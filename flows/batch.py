@@ -24,17 +24,7 @@ from flows.notify import Herald
 from flows.request import Request
 from models.predict import Predictor, load_predictor
 from pipeline.assign import assign
-from pipeline.campaign import (
-    STATE_FOLDER,
-    Campaign,
-    Silent,
-    Watch,
-    begin_work,
-    check_folder,
-    finish_run,
-    ledger_place,
-    open_ledger,
-)
+from pipeline.campaign import Campaign, Silent, Watch, begin_work, finish_run
 from pipeline.deliver import missing_programs
 from pipeline.errors import LibraryFileError, OutputFolderError, SettingsError, UsageError
 from pipeline.ledger import Ledger
@@ -48,6 +38,7 @@ from pipeline.process.crew import Crew
 from pipeline.refine import molecules, plan, refine
 from pipeline.refine_bench import Bench
 from pipeline.rerun import compare_identity, take_in, would_change
+from pipeline.run_folder import STATE_FOLDER, check_folder, ledger_place, open_ledger
 from pipeline.schema import CONVENTIONS_VERSION, Ligand
 from pipeline.settings import Form, NotifySettings, Settings
 

@@ -25,8 +25,8 @@ from prefect.states import Completed, Crashed, State
 
 from flows.batch import existing_ledger
 from flows.service import lock_path, read_service
-from pipeline.campaign import STATE_FOLDER
 from pipeline.errors import SettingsError
+from pipeline.run_folder import STATE_FOLDER
 
 YOUNG_SECONDS = 120.0
 """A run may need so long from its start until it has its lock."""

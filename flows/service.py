@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from flows import registry
 from flows.batch import OUT_OF_BUDGET, existing_ledger
 from flows.request import Request, chosen_store, parse_duration, read_toml
-from pipeline.campaign import STATE_FOLDER
 from pipeline.database import check_address
 from pipeline.errors import OutputFolderError, SettingsError
 from pipeline.names import record_id
+from pipeline.run_folder import STATE_FOLDER
 from pipeline.settings import Settings, build_settings
 
 Job = Literal["inbox", "refine", "retrain", "verify"]

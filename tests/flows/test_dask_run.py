@@ -12,9 +12,9 @@ from flows import batch
 from flows.dask_run import run_on_dask
 from flows.progress import Lines
 from flows.request import Request, settings_from
-from pipeline.campaign import ledger_place
 from pipeline.errors import SettingsError
 from pipeline.ledger import Ledger
+from pipeline.run_folder import ledger_place
 
 N_RECORDS = 12
 

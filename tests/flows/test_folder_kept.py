@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from flows.batch import held, locked
 from flows.cli import app
-from pipeline.campaign import STATE_FOLDER
 from pipeline.errors import OutputFolderError, SettingsError
+from pipeline.run_folder import STATE_FOLDER
 
 
 def parmflow(*arguments):

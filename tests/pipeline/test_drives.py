@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.campaign import Campaign, open_ledger
+from pipeline.campaign import Campaign
 from pipeline.conformers import embed_conformers
 from pipeline.drives import (
     WINDOW,
@@ -25,6 +25,7 @@ from pipeline.ligand import canonical_ligand
 from pipeline.outcome import Failure
 from pipeline.qm.levels import spec_by_name
 from pipeline.qm.optimise import dihedral_angle
+from pipeline.run_folder import open_ledger
 from pipeline.schema import Ligand, QMRecord, QMSpec, QMTask, Reference
 from pipeline.settings import ConformerSettings, FragmentSettings
 from pipeline.topology import build_topology

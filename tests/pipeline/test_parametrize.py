@@ -16,19 +16,14 @@ from rdkit.Chem import AllChem
 
 from pipeline import parametrize
 from pipeline.assign import assign
-from pipeline.campaign import (
-    Campaign,
-    begin_work,
-    each,
-    finish_run,
-    open_ledger,
-)
+from pipeline.campaign import Campaign, begin_work, each, finish_run
 from pipeline.errors import ChildError, DiskError, OutputFolderError, RefusedLigandError, StoreError
 from pipeline.library import read_library
 from pipeline.outcome import Failure
 from pipeline.parametrize import StraightLine, attempt
 from pipeline.process.child import run_in_child
 from pipeline.rerun import compare_identity, take_in
+from pipeline.run_folder import open_ledger
 from pipeline.schema import MMParameters
 from pipeline.settings import Settings
 

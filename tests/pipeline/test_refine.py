@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from pipeline.campaign import Campaign, begin_work, finish_run, open_ledger
+from pipeline.campaign import Campaign, begin_work, finish_run
 from pipeline.errors import QMError, SettingsError
 from pipeline.library import read_library
 from pipeline.outcome import failure_from_exception
@@ -18,6 +18,7 @@ from pipeline.refine import refine
 from pipeline.refine_bench import Bench, ChargeBench
 from pipeline.refine_cost import in_words
 from pipeline.rerun import compare_identity, take_in
+from pipeline.run_folder import open_ledger
 from pipeline.schema import MMParameters, QMRecord, QMSpec
 from pipeline.settings import Settings, build_settings
 
