@@ -93,9 +93,6 @@ class Campaign:
     """on the records in work"""
 
 
-# ---- the library and the conditions ----
-
-
 def begin_work(campaign: Campaign) -> list[int]:
     """Numbers of the records still to do; with any, the tables of an earlier end are taken away."""
     campaign.ledger.leases.release_all()  # we have the folder's lock: who had them is dead

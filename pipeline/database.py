@@ -210,6 +210,10 @@ class Database:
         self._connection.close()
         self._engine.dispose()
 
+    def drop(self) -> None:
+        """Remove the schema and all that is in it; PostgreSQL only."""
+        self.execute(f'DROP SCHEMA IF EXISTS "{self.place.schema}" CASCADE')
+
     def execute(self, sql: str, **values: Any) -> int:
         """Run a statement with `:name` for values; how many rows it touched.
 

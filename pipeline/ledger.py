@@ -92,12 +92,12 @@ class Ledger:
         except StoreError as error:
             advice = "" if error.retryable else "; choose another folder"
             raise OutputFolderError(f"{error}{advice}") from error
-        version = self.recall("ledger version", "" if read_only else LEDGER_VERSION)
+        is_there = self._database.has_table("run")  # who only reads does not make it
+        version = self.recall("ledger version", "" if read_only else LEDGER_VERSION) if is_there else ""
         if version != LEDGER_VERSION:
             self.close()
-            raise OutputFolderError(
-                f"{place} was written by another version of parmflow; choose another folder"
-            )
+            what = "was written by another version of parmflow" if is_there else "holds no ledger any more"
+            raise OutputFolderError(f"{place} {what}; choose another folder")
         if not read_only:
             self.remember("ledger version", LEDGER_VERSION)
         self.leases = Leases(self._database, now)
@@ -111,6 +111,11 @@ class Ledger:
     def close(self) -> None:
         """Let go; what was written is already safe."""
         self._database.close()
+
+    def remove(self) -> None:
+        """Remove the ledger from PostgreSQL, and let go."""
+        self._database.drop()
+        self.close()
 
     def together(self, work: Callable[[], None]) -> None:
         """What the work writes is written as a whole; it is begun again where the database was away."""
@@ -211,14 +216,15 @@ class Ledger:
 
     def outcomes(self, *, status: str = "", kind: str = "", stage: str = "") -> Iterator[Outcome]:
         """The outcomes there are, or those of a status, a kind or a stage, in input order, page by page."""
-        wanted = {"status": status, "kind": kind, "stage": stage}
-        where = "".join(f" AND {name} = :{name}" for name, value in wanted.items() if value)
+        named = {"status": status, "kind": kind, "stage": stage}
+        wanted = {name: value for name, value in named.items() if value}
+        where = "".join(f" AND {name} = :{name}" for name in wanted)
         last = 0
         while True:
             rows = self._database.rows(
                 f"{_OUTCOME} WHERE number > :last{where} ORDER BY number LIMIT {_PAGE}",
                 last=last,
-                **{name: value for name, value in wanted.items() if value},
+                **wanted,
             )
             yield from map(_outcome_of, rows)
             if len(rows) < _PAGE:

@@ -1,11 +1,13 @@
 """The output folder of a run, and where its ledger is.
 
-By default the ledger is a file in the folder; else a schema of a PostgreSQL database, which it remembers.
+By default the ledger is a file in the folder. In PostgreSQL it is a schema whose name no other run has; the
+folder remembers it, so that a run goes on from every machine that sees the folder, under whatever path.
 """
 
-import hashlib
+import contextlib
 import json
 import os
+import uuid
 from pathlib import Path
 
 from pipeline.database import Place
@@ -16,6 +18,8 @@ from pipeline.outcomes_table import write_json
 STATE_FOLDER = ".parmflow"
 PLACE_FILE = "ledger.json"
 """says where the ledger is, when that is not the file beside it"""
+_HOME = "folder"
+"""fact in a ledger in PostgreSQL: where its folder was when it was opened last"""
 
 
 def check_folder(folder: Path) -> None:
@@ -34,24 +38,57 @@ def check_folder(folder: Path) -> None:
 def open_ledger(folder: Path, address: str = "") -> Ledger:
     """Open the ledger of an output folder, making both where there is none; `address`: in PostgreSQL.
 
-    Raises OutputFolderError when the folder cannot be written, holds something else than a run, or a run
-    whose ledger is elsewhere.
+    Raises OutputFolderError when the folder cannot be written, holds something else than a run, a copy of
+    another's, or a run whose ledger is elsewhere or gone.
     """
     check_folder(folder)
-    state = folder / STATE_FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        state.mkdir(mode=0o700, exist_ok=True)
-        place = Place(url=address, schema=_schema_of(folder)) if address else _file_in(folder)
-        before = ledger_place(folder)
-        if before not in (None, place):
-            raise OutputFolderError(f"{folder}: its run has its ledger at {before}; give the same --ledger")
-        ledger = Ledger(place)
-        if address and before is None:
-            write_json(state / PLACE_FILE, {"url": place.url, "schema": place.schema})
-        return ledger
+        (folder / STATE_FOLDER).mkdir(mode=0o700, exist_ok=True)
+        place = ledger_place(folder)
+        if place is not None:
+            return _known_ledger(folder, place, address)
+        return _new_ledger(folder, address) if address else Ledger(_file_in(folder))
     except OSError as error:
         raise OutputFolderError(f"{folder}: cannot be written ({error.strerror or error})") from error
+
+
+def _known_ledger(folder: Path, place: Place, address: str) -> Ledger:
+    if place.url != (address or _file_in(folder).url):
+        advice = "leave --ledger out" if place.is_sqlite else f"give --ledger {place.url}"
+        raise OutputFolderError(f"{folder}: the ledger of its run is {place}; {advice}")
+    if not place.is_sqlite:
+        _check_home(folder, place)
+    return Ledger(place)
+
+
+def _check_home(folder: Path, place: Place) -> None:
+    """Refuse a copy of a folder that is still there: both would write into one ledger."""
+    with contextlib.closing(Ledger(place, read_only=True)) as ledger:  # one that is gone is not made anew
+        home = Path(ledger.recall(_HOME, str(folder.absolute())))
+    if home.exists() and not home.samefile(folder) and ledger_place(home) == place:
+        raise OutputFolderError(f"{folder} is a copy of {home}, whose ledger is {place}; go on there")
+    if home != folder.absolute():
+        with contextlib.closing(Ledger(place)) as ledger:
+            ledger.remember(_HOME, str(folder.absolute()))
+
+
+def _new_ledger(folder: Path, address: str) -> Ledger:
+    """A ledger in PostgreSQL for a folder that has none; of two that are made at once the first is taken."""
+    place = Place(url=address, schema=f"parmflow_{uuid.uuid4().hex[:16]}")
+    ledger = Ledger(place)
+    ledger.remember(_HOME, str(folder.absolute()))
+    named = folder / STATE_FOLDER / PLACE_FILE
+    written = named.with_name(f"{place.schema}.json")
+    write_json(written, {"url": place.url, "schema": place.schema})
+    try:
+        os.link(written, named)
+    except FileExistsError:
+        ledger.remove()
+        return open_ledger(folder, address)
+    finally:
+        written.unlink()
+    return ledger
 
 
 def ledger_place(folder: Path) -> Place | None:
@@ -65,8 +102,3 @@ def ledger_place(folder: Path) -> Place | None:
 
 def _file_in(folder: Path) -> Place:
     return Place.of_file(folder / STATE_FOLDER / "ledger.sqlite")
-
-
-def _schema_of(folder: Path) -> str:
-    """A name that no other folder of any machine has."""
-    return f"parmflow_{hashlib.sha256(f'{os.uname().nodename}:{folder.resolve()}'.encode()).hexdigest()[:16]}"
