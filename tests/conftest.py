@@ -77,6 +77,8 @@ def place(make_place: Callable[[str], Place]) -> Place:
 LigandBuilder = Callable[..., Ligand]
 
 EXPORT_MOLECULES = {
+    "hydrogen": "[H][H]",
+    "hydrogen chloride": "Cl",
     "water": "O",
     "methane": "C",
     "cation": "C[N+](C)(C)C",
@@ -109,7 +111,7 @@ EXPORT_MOLECULES = {
     "chiral": "C[C@H](N)C(=O)O",
     "108 atoms": "CCCCCCCCCCCCCCCC(=O)OCC(O)COC(=O)CCCCCCCCCCCCCCC",
 }
-"""what every exporter must carry: ions, rings of every size, linear centres, all elements, many atoms"""
+"""what every exporter must carry: two or many atoms, ions, rings of every size, linear centres, elements"""
 
 
 def _build(smiles: str, order: Sequence[int] | None = None) -> Ligand:

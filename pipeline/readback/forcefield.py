@@ -7,7 +7,7 @@ import openmm
 from openmm import app
 
 from pipeline.errors import VerificationError
-from pipeline.readback.files import Check
+from pipeline.readback.files import FLEXIBLE, Check
 from pipeline.schema import Topology
 from pipeline.verify import Reference, check_system
 
@@ -16,13 +16,7 @@ def check_openmm_forcefield(path: Path, reference: Reference) -> list[Check]:
     """Let OpenMM match the template to the bare molecule and build its system."""
     _check_well_formed(path)
     force_field = app.ForceField(str(path))
-    system = force_field.createSystem(
-        build_app_topology(reference.parametrized.topology),
-        nonbondedMethod=app.NoCutoff,
-        constraints=None,
-        rigidWater=False,
-        removeCMMotion=False,
-    )
+    system = force_field.createSystem(build_app_topology(reference.parametrized.topology), **FLEXIBLE)
     return [check_system(reference, system, file=path.name, reader=f"OpenMM {openmm.__version__}")]
 
 

@@ -11,7 +11,13 @@ from openmm import app
 
 from pipeline.errors import VerificationError
 from pipeline.export.gromacs import COORDINATE_DECIMALS, MOLECULE_FILE
-from pipeline.readback.files import CHARGE_SUM_TOLERANCE, Check, ContentCheck
+from pipeline.readback.files import (
+    CHARGE_SUM_TOLERANCE,
+    FLEXIBLE,
+    Check,
+    ContentCheck,
+    build_parmed_system,
+)
 from pipeline.schema import FloatArray
 from pipeline.units import ANGSTROM_PER_NM
 from pipeline.verify import Reference, check_system
@@ -43,14 +49,8 @@ class SingleMoleculeTop(parmed.gromacs.GromacsTopologyFile):
 def check_top(path: Path, reference: Reference) -> list[Check]:
     """Build the system from the topology and the files it includes with OpenMM's reader and with ParmEd's."""
     _check_printed_charges(path.with_name(MOLECULE_FILE), reference.parametrized.ligand.total_charge)
-    flexible = {
-        "nonbondedMethod": app.NoCutoff,
-        "constraints": None,
-        "rigidWater": False,
-        "removeCMMotion": False,
-    }
-    by_openmm = app.GromacsTopFile(str(path)).createSystem(**flexible)
-    by_parmed = SingleMoleculeTop(str(path)).createSystem(**flexible)
+    by_openmm = app.GromacsTopFile(str(path)).createSystem(**FLEXIBLE)
+    by_parmed = build_parmed_system(SingleMoleculeTop(str(path)))
     return [
         check_system(reference, by_openmm, file=path.name, reader=f"OpenMM {openmm.__version__}"),
         check_system(reference, by_parmed, file=path.name, reader=f"ParmEd {parmed.__version__}"),
