@@ -290,23 +290,22 @@ class Ledger:
         names = {f"kind{n}": kind for n, kind in enumerate(sorted(kinds))}
         marks = ", ".join(f":{name}" for name in names)
         chosen = f"(kind IN ({marks}) OR stage IN ({marks}))" if names else "retryable = 1"
-        where = f"status = 'failed' AND {chosen}"
-
-        def forget() -> int:
-            self.history.count_retries(f"SELECT id FROM outcomes WHERE {where}", **names)
-            return self._database.execute(f"DELETE FROM outcomes WHERE {where}", **names)
-
-        return self._database.together(forget)
+        return self._database.together(lambda: self._forget(f"status = 'failed' AND {chosen}", **names))
 
     def forget_deliveries(self) -> None:
         """Drop the outcomes that rest on fine-tuning, delivered or not."""
-        self._database.execute(f"DELETE FROM outcomes WHERE stage IN {_AFTER_REFERENCES}")
+        self._database.together(lambda: self._forget(f"stage IN {_AFTER_REFERENCES}"))
+
+    def _forget(self, where: str, **values: object) -> int:
+        """Drop the outcomes that a condition chooses and begin their records' next attempt; how many."""
+        self.history.count_retries(f"SELECT id FROM outcomes WHERE {where}", **values)
+        return self._database.execute(f"DELETE FROM outcomes WHERE {where}", **values)
 
     def forget_from(self, stages: Collection[str]) -> tuple[int, list[str]]:
         """Drop what these stages and those after them made: outcomes, and values that later stages read.
 
-        A record that failed before the first of the stages stays failed. Returns how many outcomes went, and
-        their folders.
+        A record that failed before the first of the stages stays failed; what was in them begins its next
+        attempt. Returns how many outcomes went, and their folders.
         """
         first = min(STAGES.index(stage) for stage in stages)
         later = ", ".join(f"'{stage}'" for stage in ("", *STAGES[first:]))
@@ -314,7 +313,9 @@ class Ledger:
 
         def forget() -> list[tuple]:
             rows = database.rows(f"SELECT folder FROM outcomes WHERE stage IN ({later})")
-            database.execute(f"DELETE FROM outcomes WHERE stage IN ({later})")
+            undone = "SELECT DISTINCT id FROM steps WHERE id NOT IN (SELECT id FROM outcomes)"
+            self.history.count_retries(f"{undone} AND stage IN ({later})")
+            self._forget(f"stage IN ({later})")
             for table in sorted({table for stage in stages for table in _KEPT_BY[stage]}):
                 database.execute(f"DELETE FROM {table}")
                 if table == "fits":

@@ -38,6 +38,7 @@ class Outcome:
     kind: str
     message: str
     seconds: float
+    """of work in the latest attempt; what that kept of earlier ones is not counted again"""
 
 
 def failure_from_exception(error: Exception, *, ligand: str, stage: str) -> Failure:

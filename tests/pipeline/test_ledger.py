@@ -251,6 +251,27 @@ def test_history_tells_every_attempt(ledger):
     assert ledger.history.seconds("a") == 7.0
 
 
+def test_what_is_computed_anew_is_another_attempt(ledger):
+    """Delivered, failed early and on its way when conditions change from `qm` on, then tuned anew: the
+    seconds of each are those since its stage was dropped.
+    """
+    ledger.take_in([(id_, make_record(n)) for n, id_ in enumerate("abc", start=1)])
+    for id_, stages in {"a": ("standardise", "qm", "deliver"), "b": ("standardise",), "c": ("qm",)}.items():
+        for stage in stages:
+            ledger.history.note(id_, stage, 4.0)
+    ledger.settle(make_outcome(1, "a"))
+    ledger.settle(make_outcome(2, "b", status="failed", stage="standardise"))
+    ledger.forget_from({"qm"})
+    for id_ in "ac":
+        ledger.history.note(id_, "qm", 1.0)
+    assert [ledger.history.seconds(id_) for id_ in "abc"] == [1.0, 4.0, 1.0]
+    ledger.settle(make_outcome(1, "a"))
+    ledger.forget_deliveries()
+    ledger.history.note("a", "deliver", 2.0)
+    assert ledger.history.seconds("a") == 2.0
+    assert [step.attempt for step in ledger.history.of("a")] == [1, 1, 1, 2, 3]
+
+
 def test_a_step_that_is_noted_twice_is_one(ledger):
     """As after an answer that got lost: the same stage, time and clock is the same step, another is not."""
     for seconds in (0.5, 0.5, 0.75):
