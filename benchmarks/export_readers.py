@@ -80,7 +80,7 @@ def parametrize(libraries: list[Path]) -> Iterator[Parametrized]:
     torch.set_num_threads(1)
     predictor = load_predictor("default")
     for number, record in enumerate(read_library(libraries)):
-        ligand, conformers = standardise(record, LigandRules())
+        ligand, conformers, _ = standardise(record, LigandRules())
         topology = build_topology(ligand)
         yield Parametrized(
             id=f"ligand-{number:010x}",

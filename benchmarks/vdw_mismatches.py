@@ -26,7 +26,7 @@ def main() -> None:
     n_ligands = n_atoms = n_mismatches = 0
     seconds = 0.0
     for record in read_library(libraries):
-        ligand, _ = standardise(record, LigandRules())
+        ligand = standardise(record, LigandRules()).ligand
         start = time.perf_counter()
         assigned = np.column_stack(assign_vdw(ligand))
         seconds += time.perf_counter() - start

@@ -258,4 +258,4 @@ def deliver_record(
     sure = parameters.confidence
     if sure is not None and prepared.charges is not None:
         sure = sure.without_charges()
-    return Delivered(folder=folder, doubt=sure.doubts if sure else "")
+    return Delivered(folder=folder, doubt=sure.doubts if sure else "", note=prepared.note)

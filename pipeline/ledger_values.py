@@ -25,6 +25,8 @@ class Prepared:
     """(n_atoms, 3) angstrom, the record's own coordinates in its order; None for SMILES and 2-D records"""
     charges: FloatArray | None = None
     """(n_atoms,) elementary charges, the record's own in its order; None: the model's are used"""
+    note: str = ""
+    """what of the record was left out; empty where all of it is the ligand"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,6 +94,7 @@ def prepared_from(text: str) -> Prepared:
         ligand_key=value["ligand_key"],
         pose=array_from(value["pose"]),
         charges=array_from(value.get("charges")),
+        note=value.get("note", ""),
     )
 
 

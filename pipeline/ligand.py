@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -23,10 +24,10 @@ from pipeline.refusals import (
     check_size,
     check_stereo,
     check_symbols,
-    keep_one_fragment,
     name_atoms,
 )
 from pipeline.resonance import join_ylides, resonance_forms, stands_alone
+from pipeline.salts import keep_one_fragment
 from pipeline.schema import Conformers, FloatArray, IntArray, Ligand
 from pipeline.settings import LigandRules
 from pipeline.stereo import forget_inverting_nitrogen, read_stereo
@@ -40,8 +41,18 @@ _CLOSEST_ATOMS = 0.4
 """angstrom; shorter than half of any bond: two atoms in one place"""
 
 
-def standardise(record: Record, rules: LigandRules) -> tuple[Ligand, Conformers | None]:
-    """Read one record and check it; with a 3-D molblock also its geometry, (1, n_atoms, 3) in angstrom.
+class Standardised(NamedTuple):
+    """What a record holds."""
+
+    ligand: Ligand
+    conformers: Conformers | None
+    """the geometry of a 3-D molblock, (1, n_atoms, 3) in angstrom"""
+    note: str
+    """what of the record was left out; empty where all of it is the ligand"""
+
+
+def standardise(record: Record, rules: LigandRules) -> Standardised:
+    """Read one record and check it.
 
     Raises RecordError (the text cannot be read) or RefusedLigandError (it can, but is outside the rules);
     `kind` names the reason, the message says what to do.
@@ -100,12 +111,12 @@ def _quiet_rdkit() -> Iterator[None]:
         del block
 
 
-def _standardise(record: Record, rules: LigandRules) -> tuple[Ligand, Conformers | None]:
+def _standardise(record: Record, rules: LigandRules) -> Standardised:
     if record.problem:
         raise RecordError(f"{record.problem}; mend the record")
     mol = _parse(record)
     check_metals(mol)
-    mol = keep_one_fragment(mol, rules)
+    mol, note = keep_one_fragment(mol, rules)
     check_atoms(mol, rules)
     mol = _order_smiles_atoms(mol) if record.form == "smiles" else _complete_molblock(mol)
     check_size(mol.GetNumAtoms(), rules)
@@ -114,8 +125,11 @@ def _standardise(record: Record, rules: LigandRules) -> tuple[Ligand, Conformers
         read_stereo(mol)
     forget_inverting_nitrogen(mol)
     check_stereo(mol, rules)
-    ligand = ligand_from_rdkit(mol, record.name)
-    return ligand, None if coords is None else Conformers(coords=coords[None])
+    return Standardised(
+        ligand=ligand_from_rdkit(mol, record.name),
+        conformers=None if coords is None else Conformers(coords=coords[None]),
+        note=note,
+    )
 
 
 def _parse(record: Record) -> Chem.Mol:

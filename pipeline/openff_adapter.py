@@ -56,7 +56,7 @@ def ligand_from_openff(molecule: "Molecule", rules: LigandRules) -> Ligand:
     record = Record(
         number=1, name=name, form="smiles", text=molecule.to_smiles(mapped=False), source="openff.toolkit"
     )
-    checked, _ = standardise(record, rules)
+    checked = standardise(record, rules).ligand
     return Ligand(name=name, mapped_smiles=mapped_smiles, total_charge=checked.total_charge)
 
 

@@ -62,8 +62,12 @@ class Delivered:
     """relative to the run's"""
     doubt: str
     """why the model is unsure of the ligand; empty when it is not"""
+    note: str = ""
+    """what of the record was left out; empty when nothing was"""
 
     @property
     def warning(self) -> str:
         """What the outcome of a delivered ligand says; empty when there is nothing to say."""
-        return f"outside the model's domain: {self.doubt}" if self.doubt else ""
+        return "; ".join(
+            filter(None, (self.note, f"outside the model's domain: {self.doubt}" if self.doubt else ""))
+        )

@@ -174,13 +174,14 @@ class StraightLine:
 
 def standardise_record(record: Record, rules: LigandRules) -> Prepared:
     """Standardise a record and find the canonical ligand that stands for its molecule."""
-    ligand, conformers = standardise(record, rules)
+    ligand, conformers, note = standardise(record, rules)
     return Prepared(
         ligand=ligand,
         canonical=canonical_ligand(ligand),
         order=tuple(int(index) for index in canonical_order(ligand)),
         ligand_key=ligand_key(ligand),
         pose=None if conformers is None else conformers.coords[0],
+        note=note,
     )
 
 

@@ -1,15 +1,11 @@
 """Why a readable record is refused: each reason its own kind, each message saying what to do."""
 
-import logging
-
 from rdkit import Chem
 
 from pipeline.errors import RefusedLigandError
 from pipeline.resonance import resonance_forms
 from pipeline.settings import LigandRules
 from pipeline.stereo import list_unspecified_stereo
-
-_log = logging.getLogger(__name__)
 
 _NON_METALS = frozenset(
     {1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 32, 33, 34, 35, 36, 51, 52, 53, 54, 85, 86}
@@ -62,28 +58,6 @@ def check_metals(mol: Chem.Mol) -> None:
             "force field of their own; remove the metal or use a metal-centre tool",
             kind="metal",
         )
-
-
-def keep_one_fragment(mol: Chem.Mol, rules: LigandRules) -> Chem.Mol:
-    """The molecule itself, or the largest fragment of a salt when the rules say so."""
-    fragments = Chem.GetMolFrags(mol, asMols=True, sanitizeFrags=False)
-    if len(fragments) == 1:
-        return mol
-    listed = " + ".join(sorted(Chem.MolToSmiles(Chem.RemoveHs(f, sanitize=False)) for f in fragments))
-    if not rules.strip_salts:
-        raise RefusedLigandError(
-            f"{len(fragments)} separate molecules ({listed[:200]}); give one per record, or set "
-            "ligand.strip_salts to keep the largest",
-            kind="salt",
-        )
-    sizes = [(f.GetNumHeavyAtoms(), f.GetNumAtoms()) for f in fragments]
-    largest = [f for f, size in zip(fragments, sizes, strict=True) if size == max(sizes)]
-    if len({Chem.MolToSmiles(f) for f in largest}) > 1:
-        raise RefusedLigandError(
-            f"a mixture without one largest molecule ({listed[:200]}); give one per record", kind="salt"
-        )
-    _log.info("kept the largest of %d fragments of %s", len(fragments), listed[:200])
-    return largest[0]
 
 
 def check_atoms(mol: Chem.Mol, rules: LigandRules) -> None:

@@ -54,7 +54,7 @@ class LigandRules(_Settings):
     max_atoms: int = Field(default=250, ge=1, le=1000)
     unspecified_stereo: Literal["reject", "accept"] = "reject"
     strip_salts: bool = False
-    """keep the largest fragment of a salt instead of refusing it"""
+    """leave out the counter-ions of a salt instead of refusing it, see `pipeline.salts`"""
     elements: tuple[str, ...] = Field(default=SUPPORTED_ELEMENTS, strict=False)
 
 
