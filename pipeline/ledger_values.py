@@ -26,7 +26,7 @@ class Prepared:
     charges: FloatArray | None = None
     """(n_atoms,) elementary charges, the record's own in its order; None: the model's are used"""
     note: str = ""
-    """what of the record was left out; empty where all of it is the ligand"""
+    """what was left out of the record or changed in it, for its outcome; empty where nothing was"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

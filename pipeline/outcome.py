@@ -63,7 +63,7 @@ class Delivered:
     doubt: str
     """why the model is unsure of the ligand; empty when it is not"""
     note: str = ""
-    """what of the record was left out; empty when nothing was"""
+    """what was left out of the record or changed in it; empty when nothing was"""
 
     @property
     def warning(self) -> str:

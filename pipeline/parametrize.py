@@ -96,7 +96,8 @@ class StraightLine:
         prepared = self.isolate(standardise_record, record, self.settings.ligand, limits=self._limits())
         if self.settings.charges != "input":
             return prepared
-        return replace(prepared, charges=charges_of(record, prepared))
+        charges, note = charges_of(record, prepared)
+        return replace(prepared, charges=charges, note="; ".join(filter(None, (prepared.note, note))))
 
     def predict(self, ligands: Sequence[Prepared]) -> list[MMParameters]:
         """Parameters of the canonical ligands, within their physical ranges; raises what any of them raises.

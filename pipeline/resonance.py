@@ -6,8 +6,10 @@ A charge moves along alternating single and double bonds; elements and connectio
 from collections.abc import Iterator
 from itertools import pairwise
 
+import numpy as np
 from rdkit import Chem
 
+from pipeline.schema import IntArray
 from pipeline.stereo import count_specified_stereo
 
 _MAX_FORMS = 64
@@ -37,6 +39,11 @@ def bare_graph(mol: Chem.Mol, *, with_charges: bool = False) -> Chem.Mol:
         bond.SetIsAromatic(False)
         bond.SetBondType(Chem.BondType.SINGLE)
     return bare.GetMol()
+
+
+def equivalence_classes(mol: Chem.Mol) -> IntArray:
+    """Ranks of the atoms by the bare graph, so that a carboxylate's oxygens are alike however drawn."""
+    return np.array(list(Chem.CanonicalRankAtoms(bare_graph(mol), breakTies=False, includeChirality=False)))
 
 
 def resonance_forms(mol: Chem.Mol) -> list[Chem.Mol]:

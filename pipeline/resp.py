@@ -19,7 +19,7 @@ from rdkit import Chem
 
 from pipeline.errors import QMError
 from pipeline.ligand import to_rdkit
-from pipeline.resonance import bare_graph
+from pipeline.resonance import equivalence_classes
 from pipeline.schema import FloatArray, IntArray, Ligand, QMRecord
 from pipeline.units import ANGSTROM_PER_BOHR, KCAL_PER_HARTREE
 
@@ -59,7 +59,7 @@ def fit_resp(ligand: Ligand, records: Sequence[QMRecord]) -> ESPFit:
     normal = _normal_equations(records)
     is_heavy = np.array([atom.GetAtomicNum() > 1 for atom in mol.GetAtoms()])
     alkyl = _alkyl_groups(mol)
-    classes = _equivalence_classes(mol)
+    classes = equivalence_classes(mol)
     in_second = np.zeros(mol.GetNumAtoms(), dtype=bool)
     in_second[[atom for group in alkyl for atom in group]] = True
     # First stage: atoms that stage two will not touch are equal where the graph says so.
@@ -143,11 +143,6 @@ def _sharing(groups: Sequence[IntArray], stays: np.ndarray) -> FloatArray:
         key = column.get(atom, len(groups) + atom)
         share[atom, places.setdefault(key, len(places))] = 1.0
     return share[:, : len(places)]
-
-
-def _equivalence_classes(mol: Chem.Mol) -> IntArray:
-    """Ranks of the atoms by the bare graph, so that a carboxylate's oxygens are alike however drawn."""
-    return np.array(list(Chem.CanonicalRankAtoms(bare_graph(mol), breakTies=False, includeChirality=False)))
 
 
 def _groups(classes: IntArray, wanted: np.ndarray) -> list[IntArray]:

@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.errors import ExportError
 from pipeline.export.lookalikes import Colours, Lookalikes
 from pipeline.schema import FloatArray, IntArray
+from pipeline.smirnoff.matching import name_atoms
 
 SAME_RELATIVE, SAME_ABSOLUTE = 1e-6, 1e-7
 """Parameters closer than this are one parameter: symmetric atoms leave a network with float32 noise."""
@@ -137,7 +138,8 @@ class _Table:
         if row < 0:
             return "atoms that are no term"
         ligand = int(self.ligand_of[row])
-        return f"atoms {tuple(self.ligands[ligand].atoms[row - self.offsets[ligand]].tolist())}"
+        atoms = self.ligands[ligand].atoms[row - self.offsets[ligand]].tolist()
+        return name_atoms(self.environments[ligand].mol, atoms)
 
 
 def _from(first: int, shells: Iterable[set[int]]) -> Iterator[tuple[int, set[int]]]:

@@ -17,6 +17,6 @@ def sum_trefoils(topology: Topology, parameters: MMParameters) -> FloatArray:
     spread = np.ptp(by_centre, axis=1)
     if (spread > SAME_ABSOLUTE + SAME_RELATIVE * np.abs(by_centre).max(axis=1)).any():
         centre = int(topology.impropers[3 * int(spread.max(axis=1).argmax()), 1])
-        raise ExportError(f"the three improper rows about atom {centre} differ; a file has one k for them")
+        raise ExportError(f"three improper rows about atom {centre + 1} differ; a file has one k for them")
     total: FloatArray = by_centre.sum(axis=1)
     return total

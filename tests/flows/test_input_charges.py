@@ -67,17 +67,30 @@ def charges_in(folder) -> np.ndarray:
 
 def test_the_records_own_charges_are_in_the_files(assign):
     """One molecule twice, in two orders and with other charges: each has its own, in its own order, though
-    the molecule is predicted once; equivalent atoms keep what they were given.
+    the molecule is predicted once.
     """
-    uneven = np.array(METHANOL) + np.array([0.0, 0.0, 0.01, -0.01, 0.0, 0.0])
+    other = np.array(METHANOL) + np.array([0.01, -0.01, 0.0, 0.0, 0.0, 0.0])
     shuffled = molecule("CO", np.array(METHANOL)[SHUFFLED], "b", order=SHUFFLED)
-    result, rows, out = assign([molecule("CO", uneven, "a"), shuffled], "--charges", "input")
+    result, rows, out = assign([molecule("CO", other, "a"), shuffled], "--charges", "input")
     assert result.exit_code == 0, result.output
     written = [charges_in(out / row["folder"]) for row in rows]
-    np.testing.assert_allclose(written[0], uneven, atol=1e-9)
+    np.testing.assert_allclose(written[0], other, atol=1e-9)
     np.testing.assert_allclose(written[1], np.array(METHANOL)[SHUFFLED], atol=1e-9)
     document = json.loads((out / rows[0]["folder"] / "parameters.json").read_text())
     assert document["provenance"]["charges"] == "input"
+
+
+def test_equivalent_atoms_get_the_mean_of_their_charges(assign):
+    """The charges of one conformer, as any program gives them: delivered in all formats, and said."""
+    one_conformer = np.array(METHANOL) + np.array([0.0, 0.0, 0.006, -0.004, -0.002, 0.0])
+    mols = [molecule("CO", one_conformer, "a"), molecule("CO", METHANOL, "b")]
+    result, rows, out = assign(mols, "--charges", "input", "--formats", "offxml,openmm")
+    assert result.exit_code == 0, result.output
+    for row in rows:
+        np.testing.assert_allclose(charges_in(out / row["folder"]), METHANOL, atol=1e-9)
+    said = "charges of equivalent atoms averaged; those of H3, H4, H5 differed by 0.0100"
+    assert rows[0]["message"].startswith(said)
+    assert "average" not in rows[1]["message"]
 
 
 def test_without_the_option_the_models_charges_are_used(assign):
@@ -104,6 +117,10 @@ def test_what_printed_digits_leave_is_spread(assign):
         (METHANOL[:-1], "5 charges for 6 atoms"),
         (np.array(METHANOL) + 0.1, "sum to 0.6000, +0.6000 from the total charge +0"),
         ("0.1 0.2 n/a 0 0 0", "could not convert"),
+        (
+            np.array(METHANOL)[SHUFFLED],
+            "of the equivalent atoms H3, H4, H5 differ by 0.9970, over 0.1: correct their order",
+        ),
         ("0.1 nan 0 0 0 0", "sum to nan"),
     ],
 )

@@ -123,7 +123,7 @@ def test_an_uneven_trefoil_is_refused(build_ligand, parametrize_ligand):
     parametrized = parametrize_ligand(build_ligand("C=O"))
     improper_k = parametrized.parameters.improper_k.copy()
     improper_k[2] += 0.5
-    with pytest.raises(ExportError, match="improper rows about atom 0"):
+    with pytest.raises(ExportError, match="improper rows about atom 1"):
         write_openmm_forcefield(
             replace(parametrized, parameters=replace(parametrized.parameters, improper_k=improper_k))
         )

@@ -93,3 +93,6 @@ def test_a_delivered_ligand_outside_the_domain_says_so():
     """The doubt of the model becomes the message of the outcome; without doubt there is none."""
     assert Delivered(folder="f", doubt="").warning == ""
     assert Delivered(folder="f", doubt="odd").warning == "outside the model's domain: odd"
+    assert Delivered(folder="f", doubt="", note="averaged").warning == "averaged"
+    both = Delivered(folder="f", doubt="odd", note="averaged").warning
+    assert both == "averaged; outside the model's domain: odd"
