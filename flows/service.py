@@ -17,7 +17,7 @@ from flows import registry
 from flows.batch import OUT_OF_BUDGET, existing_ledger
 from flows.request import Request, chosen_store, parse_duration, read_toml
 from pipeline.database import check_address
-from pipeline.errors import OutputFolderError, SettingsError
+from pipeline.errors import LibraryFileError, OutputFolderError, SettingsError
 from pipeline.names import record_id
 from pipeline.run_folder import STATE_FOLDER
 from pipeline.settings import Settings, build_settings
@@ -168,11 +168,15 @@ def folder_of(service: Service, library: Path, ending: str = "") -> Path:
     """The run's folder of a library file: known by its content, named after the first file that had it.
 
     The ending tells what was done with it; a key is hexadecimal, so that no folder is taken for another's.
+    Raises LibraryFileError for a file that cannot be read.
     """
     digest = hashlib.sha256()
-    with library.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
+    try:
+        with library.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise LibraryFileError(f"{library}: cannot be read ({error.strerror or error})") from error
     key = digest.hexdigest()[:16] + ending
     there = next(service.out.glob(f"*-{key}"), None) if service.out.is_dir() else None
     slug = record_id(library.name, content="", occurrence=0).rpartition("-")[0]

@@ -65,11 +65,10 @@ def _run_libraries(service: Service, *, refine: bool) -> dict[str, Any]:
     log = get_run_logger()
     endings: dict[str, Any] = {}
     for library in library_files(service):
-        request = request_for(service, library, refine=refine)
-        if is_taken(request):
-            continue
         try:
-            endings[library.name] = run_in_prefect(request, FlowLog())
+            request = request_for(service, library, refine=refine)
+            if not is_taken(request):
+                endings[library.name] = run_in_prefect(request, FlowLog())
         except UsageError as error:
             log.error("%s: %s", library.name, error)
             endings[library.name] = {"problem": str(error)}

@@ -1,6 +1,7 @@
 """The Prefect flow: the same files as the plain command, seen in Prefect."""
 
 import contextlib
+import shutil
 import sqlite3
 from importlib import import_module
 from itertools import chain
@@ -127,7 +128,8 @@ def test_prefect_records_as_many_tasks_as_ran(tmp_path, model_folder):
 def test_an_inbox_takes_every_file_once_and_a_bad_one_stops_none(tmp_path, model_folder, fast):
     """A library, a note and a hidden file: the library is run, the note is a problem, the rest is left.
 
-    The next look takes nothing but a new content: neither the same file again nor its copy.
+    The next look takes nothing but a new content: neither the same file again nor its copy. A file that
+    cannot be read, and a folder that was emptied of its run, are problems of their own.
     """
     inbox = tmp_path / "inbox"
     inbox.mkdir()
@@ -147,6 +149,14 @@ def test_an_inbox_takes_every_file_once_and_a_bad_one_stops_none(tmp_path, model
     assert set(again) == {"a-note.txt", "b.smi"}
     assert len(list((tmp_path / "out").glob("*smi-*"))) == 2
     assert folder.is_dir()
+    shutil.rmtree(folder / ".parmflow")
+    (inbox / "a-unreadable.smi").symlink_to("/proc/self/mem")  # for root too
+    (inbox / "d.smi").write_text("CC ethane\n")
+    last = service_flow(service, "inbox")
+    assert set(last) == {"a-note.txt", "a-unreadable.smi", "copy.smi", "d.smi"}
+    assert "cannot be read" in last["a-unreadable.smi"]["problem"]
+    assert "no parmflow run" in last["copy.smi"]["problem"]
+    assert last["d.smi"]["n_ok"] == 1
 
 
 def test_refinement_and_verification_run_as_jobs_of_the_service(tmp_path, model_folder, fast):
