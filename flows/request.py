@@ -78,7 +78,20 @@ def settings_from(config: Path | None, options: dict[str, Any]) -> Settings:
     for name, value in options.items():
         if value is not None:
             _lay_over(table, name.split("."), value)
-    return build_settings(table)
+    settings = build_settings(table)
+    return beside(config, settings) if config else settings
+
+
+def beside(config: Path, settings: Settings) -> Settings:
+    """The settings that a file holds, with the program of its notification command, where that is a path,
+    taken from the file's folder.
+    """
+    program, *arguments = settings.notify.command or ("",)
+    if "/" not in program:
+        return settings
+    command = (str(config.absolute().parent / program), *arguments)
+    notify = settings.notify.model_copy(update={"command": command})
+    return settings.model_copy(update={"notify": notify})
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from flows import registry
 from flows.batch import OUT_OF_BUDGET, existing_ledger
-from flows.request import Request, chosen_store, parse_duration, read_toml
+from flows.request import Request, beside, chosen_store, parse_duration, read_toml
 from pipeline.database import check_address
 from pipeline.errors import LibraryFileError, OutputFolderError, SettingsError
 from pipeline.names import record_id
@@ -108,7 +108,7 @@ def read_service(path: Path) -> Service:
     service = table.pop("service", None)
     if not isinstance(service, dict):
         raise SettingsError(f"{path}: no table [service]; see the README, or give the inbox by name")
-    return build_service(service, build_settings(table), path.absolute().parent)
+    return build_service(service, beside(path, build_settings(table)), path.absolute().parent)
 
 
 def build_service(values: dict[str, object], settings: Settings, base: Path) -> Service:

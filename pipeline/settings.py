@@ -205,7 +205,8 @@ class NotifySettings(_Settings):
     """Whom to tell about a run; see `flows.notify`."""
 
     command: tuple[str, ...] = Field(default=(), strict=False)
-    """program and arguments; run with the event as its last argument and the facts as JSON on its input"""
+    """program (a path: from the settings file's folder) and arguments; run with the event as its last one and
+    the facts as JSON on its input"""
     failed_fraction: float | None = Field(default=None, ge=0, le=1)
     """tell also, once, when more than this fraction of the records settled so far has failed"""
 

@@ -52,6 +52,9 @@ def run_program(command: Sequence[str], folder: Path, *, seconds: float, answers
     except FileNotFoundError as error:
         message = f"{command[0]} is not installed; install it, or check without it"
         raise ChildError(message, kind="missing", retryable=False) from error
+    except OSError as error:  # may not be executed, or is no program
+        message = f"{command[0]} cannot be run: {error.strerror or error}"
+        raise ChildError(message, kind="missing", retryable=False) from error
     try:
         output, _ = process.communicate(answers, timeout=seconds)
     except subprocess.TimeoutExpired as error:

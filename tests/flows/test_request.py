@@ -14,6 +14,7 @@ from flows.request import (
     split_formats,
     store_place,
 )
+from flows.service import read_service
 from pipeline.database import Place
 from pipeline.errors import SettingsError
 
@@ -53,6 +54,28 @@ def test_a_wrong_config_names_its_key(tmp_path, text, cause):
     path.write_text(text)
     with pytest.raises(SettingsError, match=cause):
         settings_from(path, {"qm.spec": "fast"})
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["./tell.sh", "./me"], ("{folder}/tell.sh", "./me")),
+        (["/bin/tell"], ("/bin/tell",)),
+        (["tell"], ("tell",)),
+        ([], ()),
+    ],
+)
+def test_the_notification_program_stands_beside_the_config(tmp_path, monkeypatch, command, expected):
+    """A path is taken from the file's folder, as the service's paths are; a bare name is left."""
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "a.toml").write_text(
+        f"[service]\ninbox = 'in'\nout = 'out'\n[notify]\ncommand = {command}"
+    )
+    (tmp_path / "some" / "b.toml").write_text(f"[notify]\ncommand = {command}")
+    monkeypatch.chdir(tmp_path)
+    read = (read_service(Path("some/a.toml")).settings, settings_from(Path("some/b.toml"), {}))
+    expected = tuple(word.format(folder=tmp_path / "some") for word in expected)
+    assert [settings.notify.command for settings in read] == [expected, expected]
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,17 @@ def test_a_missing_program_says_so(tmp_path):
     assert caught.value.kind == "missing"
 
 
+@pytest.mark.parametrize(("mode", "reason"), [(0o644, "Permission denied"), (0o755, "Exec format error")])
+def test_what_cannot_be_executed_is_as_good_as_missing(tmp_path, mode, reason):
+    """A script without the right to run, and one without its first line: one sentence."""
+    script = tmp_path / "tell"
+    script.write_text("echo hello\n")
+    script.chmod(mode)
+    with pytest.raises(ChildError, match=f"tell cannot be run: {reason}") as caught:
+        run_program([str(script)], tmp_path, seconds=10)
+    assert (caught.value.kind, caught.value.retryable) == ("missing", False)
+
+
 def _is_alive(pid: int) -> bool:
     """Running; a zombie that nobody has collected yet does not run."""
     try:
