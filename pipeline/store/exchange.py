@@ -1,10 +1,12 @@
 """What leaves a store and what comes into it, by the kind of the file."""
 
-import gzip
 import itertools
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from pyarrow import ArrowException
 
 from pipeline.errors import OutputFolderError, StoreError
 from pipeline.store.parquet import is_store_export, read_parquet, write_parquet
@@ -63,7 +65,7 @@ def import_file(store: QMStore, path: Path, on_progress: Callable[[int], None] =
         else:
             source = read_qcschema(path)
         return import_entries(store, source, on_progress)
-    except (OSError, gzip.BadGzipFile) as error:
+    except (OSError, EOFError, zlib.error, ArrowException) as error:
         raise StoreError(f"{path}: cannot be read: {error}", kind="import") from error
 
 

@@ -103,7 +103,7 @@ def read_qcschema(path: Path) -> Iterator[Entry | str]:
     for n, document in enumerate(_documents(path)):
         try:
             yield from entries_of(document, keys)
-        except (LigandError, ValueError, KeyError, TypeError) as error:
+        except (LigandError, ValueError, KeyError, TypeError, AttributeError) as error:
             yield f"{path}: document {n + 1}: {type(error).__name__}: {error}"
 
 

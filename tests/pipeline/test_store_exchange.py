@@ -322,13 +322,27 @@ def test_tables_of_references_are_read(tmp_path: Path) -> None:
 
 
 def test_files_that_are_none_of_these_are_refused(tmp_path: Path, store: QMStore) -> None:
-    """A foreign table, a text called .json, an unknown suffix, a folder that is not there."""
+    """A foreign table, a text called .json or .parquet, tables and JSON cut short, lines of JSON that are no
+    documents, an unknown suffix, a folder that is not there."""
     foreign = table_of([{"a": 1}], tmp_path / "foreign.parquet")
     text = tmp_path / "text.json"
     text.write_text("hello\n")
-    for file in (foreign, text):
-        with pytest.raises(StoreError):
+    table = tmp_path / "text.parquet"
+    table.write_text("hello\n")
+    cut, cut_table = tmp_path / "cut.jsonl.gz", tmp_path / "cut.parquet"
+    for file in (cut, cut_table):
+        export_store(store, file)
+    cut.write_bytes(cut.read_bytes()[:-20])
+    cut_table.write_bytes(cut_table.read_bytes()[:-1])
+    for file in (foreign, text, table, cut, cut_table):
+        with pytest.raises(StoreError, match=file.name):
             import_file(store, file)
+    numbers = tmp_path / "numbers.jsonl"
+    numbers.write_text("1\n[]\n")
+    assert [sentence.split(":")[1] for sentence in import_file(store, numbers).refused] == [
+        " document 1",
+        " document 2",
+    ]
     with pytest.raises(OutputFolderError, match="must end with"):
         export_store(store, tmp_path / "x.csv")
     with pytest.raises(OutputFolderError, match="cannot be written"):
