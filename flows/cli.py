@@ -12,7 +12,7 @@ import typer
 from flows import batch, doctor, models_commands, qm_only, store_commands
 from flows.exit_codes import ending_with_its_reader, exit_codes
 from flows.progress import lines_on_stderr, watch_on_stderr
-from flows.report import print_json, print_record, print_summary, summary
+from flows.report import print_json, print_records, print_summary, records_asked_for, summary
 from flows.request import Request, chosen_store, parse_duration, settings_from, split_formats
 from flows.store_commands import Json, Store
 from models import train as training
@@ -146,9 +146,7 @@ def assign(  # a command's options are its arguments
             ledger=check_address(ledger) if ledger else "",
             settings=settings_from(config, options),
         )
-        if dask:
-            _run_on_dask(request, dask, as_json=as_json)
-        _run(request, in_prefect=in_prefect, as_json=as_json)
+        _run(request, in_prefect=in_prefect, dask=dask, as_json=as_json)
 
 
 @app.command()
@@ -211,23 +209,20 @@ def _qm_options(spec: str | None, server: str | None, budget: str | None) -> dic
     return {"qm.spec": spec, "qm.server.address": server, "qm.budget_seconds": parse_duration(budget)}
 
 
-def _run_on_dask(request: Request, address: str, *, as_json: bool) -> None:
-    from flows.dask_run import run_on_dask  # only who uses it needs Dask
+def _run(request: Request, *, in_prefect: bool, dask: str = "", as_json: bool) -> None:
+    if dask and in_prefect:
+        raise UsageError("--dask and --prefect: a run has one scheduler; give one of them")
+    if dask:
+        from flows.dask_run import run_on_dask  # only who uses it needs Dask
 
-    with watch_on_stderr() as watch:
-        run_on_dask(request, address, watch)
-    raise typer.Exit(_show(request.out, as_json=as_json))
-
-
-def _run(request: Request, *, in_prefect: bool, as_json: bool) -> None:
-    if in_prefect:
+        with watch_on_stderr() as watch:
+            run_on_dask(request, dask, watch)
+    elif in_prefect:
         with watch_on_stderr() as watch:
             batch.check(request, watch)  # Prefect would log a traceback for each mistake
         _quiet_prefect()
-        from flows.campaign_flow import (
-            run_in_prefect,
-            server_note,
-        )  # a second that only Prefect's commands pay
+        # a second that only Prefect's commands pay
+        from flows.campaign_flow import run_in_prefect, server_note
 
         if note := server_note():
             print(f"parmflow: {note}", file=sys.stderr, flush=True)
@@ -325,13 +320,11 @@ def show(run: Run, ligand: LigandId = None, record: RecordNumber = None, as_json
             _show(run.absolute(), as_json=as_json)
             return
         with contextlib.closing(batch.existing_ledger(run)) as ledger:
-            numbers = ledger.find(ligand) if ligand is not None else [record or 0]
-            if not numbers:
-                raise UsageError(f"{ligand}: {run} has no ligand of this id or name")
-            for number in numbers:
-                if not 1 <= number <= ledger.n_records():
-                    raise UsageError(f"record {number}: {run} has records 1 to {ledger.n_records()}")
-                print_record(ledger, number)
+            records = records_asked_for(ledger, run, record, ligand)
+        if as_json:
+            print_json({"records": records})
+        else:
+            print_records(records)
 
 
 @app.command()
@@ -352,8 +345,9 @@ def serve(
         Path | None, typer.Option("--out", metavar="DIR", help="A folder per library file is made here.")
     ] = None,
     cron: Annotated[
-        str, typer.Option("--cron", metavar="SPEC", help="When to look, in UTC.")
-    ] = "*/10 * * * *",
+        str | None,
+        typer.Option("--cron", metavar="SPEC", help="When to look, in UTC; default every ten minutes."),
+    ] = None,
     store: Store = None,
     config: Config = None,
 ) -> None:
@@ -367,11 +361,15 @@ def serve(
         from flows.service import build_service, read_service  # a second that only Prefect's commands pay
         from flows.service_flow import serve_service
 
+        given = {"out": out, "cron": cron, "store": store}
+        given = {name: value for name, value in given.items() if value is not None}
         if inbox is None and config is not None:
+            if given:
+                raise UsageError(f"--{', --'.join(given)}: only with INBOX; else in [service] of {config}")
             serve_service(read_service(config), config.absolute())
         elif inbox is not None and out is not None:
-            values = {"inbox": inbox, "out": out, "cron": cron, "store": store}
-            serve_service(build_service(values, settings_from(config, {}), Path.cwd()), None)
+            settings = settings_from(config, {})
+            serve_service(build_service({"inbox": inbox, **given}, settings, Path.cwd()), None)
         else:
             raise UsageError("give INBOX and --out, or --config with a table [service]")
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.errors import UsageError
 from pipeline.ledger import Ledger
 from pipeline.ledger_values import Fit
 from pipeline.outcome import Outcome
@@ -160,20 +161,52 @@ def _next_steps(folder: Path, ledger: Ledger) -> list[str]:
     return lines
 
 
-def print_record(ledger: Ledger, number: int) -> None:
-    """One record in full: its text, each stage of each attempt, and the traceback of a failure."""
+def records_asked_for(
+    ledger: Ledger, folder: Path, number: int | None, ligand: str | None
+) -> list[dict[str, Any]]:
+    """The record of this number, or those of this id or name, in full: what became of each, its text, each
+    stage of each attempt, and the traceback of a failure.
+
+    Raises UsageError where the run in `folder` has none.
+    """
+    numbers = ledger.find(ligand) if ligand is not None else [number or 0]
+    if not numbers:
+        raise UsageError(f"{ligand}: {folder} has no ligand of this id or name")
+    for one in numbers:
+        if not 1 <= one <= ledger.n_records():
+            raise UsageError(f"record {one}: {folder} has records 1 to {ledger.n_records()}")
+    return [_record_in_full(ledger, one) for one in numbers]
+
+
+def _record_in_full(ledger: Ledger, number: int) -> dict[str, Any]:
     id_, record = ledger.record(number)
     outcome = ledger.outcome(id_)
     running = dict(ledger.leases.running()).get(number)
     state = "undone" if running is None else f"in work ({running})"
     facts = vars(outcome) if outcome else {"record": number, "name": record.name, "id": id_, "status": state}
-    lines = [f"{name + ':':<10}{value}" for name, value in {**facts, "source": record.source}.items()]
-    steps = ledger.history.of(id_)
-    if steps:
+    return {
+        **facts,
+        "source": record.source,
+        "text": record.text,
+        "steps": [vars(step) for step in ledger.history.of(id_)],
+        "traceback": ledger.traceback(id_),
+    }
+
+
+def print_records(records: Sequence[dict[str, Any]]) -> None:
+    """Records in full, one after the other."""
+    for full in records:
+        _print_record(full)
+
+
+def _print_record(full: dict[str, Any]) -> None:
+    facts = {name: value for name, value in full.items() if name not in ("text", "steps", "traceback")}
+    lines = [f"{name + ':':<10}{value}" for name, value in facts.items()]
+    if full["steps"]:
         lines += ["", "attempt  stage         seconds  ending"]
-    for step in steps:
-        ending = f"{step.kind}: {step.message}" if step.kind else "ok"
-        lines.append(f"{step.attempt:>7}  {step.stage:<12}{step.seconds:>9.2f}  {ending}")
-    text = "\n".join([*lines, "", record.text, "", ledger.traceback(id_)])
+    for step in full["steps"]:
+        ending = f"{step['kind']}: {step['message']}" if step["kind"] else "ok"
+        lines.append(f"{step['attempt']:>7}  {step['stage']:<12}{step['seconds']:>9.2f}  {ending}")
+    text = "\n".join([*lines, "", full["text"], "", full["traceback"]])
     # A name or a library line may hold the control sequences of a terminal.
     print("".join(char if char.isprintable() or char == "\n" else "?" for char in text).strip())

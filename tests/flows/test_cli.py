@@ -264,6 +264,11 @@ def usage_cases(tmp_path, model_folder):
             "cannot be written",
         ),
         "folder with other things": (("assign", good, "--out", tmp_path / "thesis"), "not empty"),
+        "two schedulers": (("assign", good, "--out", out, "--dask", "tcp://h:1", "--prefect"), "one of them"),
+        "service with options of an inbox": (
+            ("serve", "--config", model_config, "--store", tmp_path / "s", "--cron", "* * * * *"),
+            "--cron, --store: only with INBOX",
+        ),
         "show nothing": (("show", out), "no parmflow run"),
         "retry nothing": (("retry", out), "no parmflow run"),
     }
@@ -294,6 +299,8 @@ def usage_cases(tmp_path, model_folder):
         "store of qm that is a file",
         "folder of refine below a file",
         "folder with other things",
+        "two schedulers",
+        "service with options of an inbox",
         "show nothing",
         "retry nothing",
     ],
@@ -371,6 +378,9 @@ def test_a_ligand_out_of_time_can_be_retried(tmp_path, model_folder):
     shown = parmflow("show", out, "--ligand", "methanol").stdout
     assert "status:   failed" in shown
     assert "conformers" in shown
+    (in_full,) = json.loads(parmflow("show", out, "--record", "1", "--json").stdout)["records"]
+    assert (in_full["name"], in_full["kind"], in_full["text"]) == ("methanol", "time", "CO")
+    assert [(step["stage"], step["kind"]) for step in in_full["steps"]][-1] == ("conformers", "time")
     assert parmflow("show", out, "--ligand", "nobody").exit_code == 2
     again = parmflow("retry", out)
     assert again.exit_code == 3, again.output
