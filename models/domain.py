@@ -154,14 +154,22 @@ class Domain:
             negative_seats=seats(-1),
         )
 
-    def assess(self, graph: MolecularGraph, spread: Spread) -> Confidence:
-        """Judge one ligand: its atoms' surroundings and the disagreement about it."""
+    def assess(self, graph: MolecularGraph, spread: Spread, *, n_blurred: int = 0) -> Confidence:
+        """Judge one ligand: its atoms' surroundings, the disagreement about it, and its `n_blurred` double
+        bonds that came out as long as single ones (`models.alternation`).
+        """
         names = environments(graph)
         unknown = [i + 1 for i, name in enumerate(names) if name not in self.environments]
         doubts, charge_doubts = [], []
         if unknown:
             atoms = ", ".join(map(str, unknown[:MAX_NAMED])) + (", ..." if len(unknown) > MAX_NAMED else "")
             doubts.append(f"surroundings of atoms {atoms} were not in the training")
+        if n_blurred:
+            bonds = "1 double bond is" if n_blurred == 1 else f"{n_blurred} double bonds are"
+            doubts.append(
+                f"{bonds} about as long as the single bonds beside, and too easily twisted: the networks do "
+                "not see the ends of the conjugated chain"
+            )
         sign = charge_sign(graph)
         seats = self.positive_seats if sign > 0 else self.negative_seats
         if sign and seats.isdisjoint(names):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.alternation import count_blurred_double_bonds
 from models.domain import spread_of
 from models.features import MolecularGraph, build_graph
 from models.graph import GraphBatch, collate_graphs
@@ -83,7 +84,7 @@ class Predictor:
             for proper_k in ensemble.propers(shared.batch, shared.indices)
         ]
         confidences = self._confidences(
-            ligands, graphs, each_valence, others, each_charge.split(sizes, dim=1)
+            ligands, graphs, means, each_valence, others, each_charge.split(sizes, dim=1)
         )
         parameters = [
             straighten(assemble(part, charge, assign_vdw(ligand)), topology, linear_centres(to_rdkit(ligand)))
@@ -95,13 +96,15 @@ class Predictor:
         self,
         ligands: Sequence[tuple[Ligand, Topology]],
         graphs: Sequence[MolecularGraph],
+        means: Sequence[ValenceParameters],
         members: Sequence[Sequence[ValenceParameters]],
         others: Sequence[Sequence[Tensor]],
         charges: Sequence[Tensor],
     ) -> list[Confidence | None]:
         """How sure the model is of each ligand; None where its domain was not recorded.
 
-        `members` by network and ligand, `others` the propers by the networks of the other forms alike.
+        `means` by ligand, `members` by network and ligand, `others` the propers by the networks of the other
+        forms alike.
         """
         domain = self.model.domain
         if domain is None:
@@ -110,7 +113,14 @@ class Predictor:
             spread_of([one[i] for one in members], charge, *ligand, others=[one[i] for one in others])
             for i, (ligand, charge) in enumerate(zip(ligands, charges, strict=True))
         ]
-        return [domain.assess(graph, spread) for graph, spread in zip(graphs, spreads, strict=True)]
+        blurred = [
+            count_blurred_double_bonds(*ligand, mean.bond_length.detach().numpy())
+            for ligand, mean in zip(ligands, means, strict=True)
+        ]
+        return [
+            domain.assess(graph, spread, n_blurred=n)
+            for graph, spread, n in zip(graphs, spreads, blurred, strict=True)
+        ]
 
     @torch.no_grad()
     def predict_charges(self, batch: GraphBatch) -> Tensor:

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from models.alternation import count_blurred_double_bonds
 from models.charges import ChargeEnsemble, ChargeNetwork
 from models.config import NetworkConfig
 from models.domain import Domain, charge_sign, environments, read_domain, spread_of
 from models.evaluation.uncertainty import error_against_uncertainty
 from models.features import build_graph
 from models.network import ValenceEnsemble, ValenceNetwork, mean_parameters
-from models.predict import Predictor, build_batch
+from models.predict import Predictor, build_batch, load_predictor
 from models.readouts import CLASS1_NAMES, PROPER_K_SCALE
 from models.weights import Model, load_model_folder, save_model
 from pipeline.errors import SettingsError
+from pipeline.ligand import to_rdkit
 from pipeline.topology import build_topology
 
 SAME = torch.zeros((1, 3), dtype=torch.float64)
@@ -160,6 +162,54 @@ def test_disagreement_beyond_the_usual_is_flagged(build_ligand):
     assert usual.assess(graph, spread).doubt == ""
     tight = dataclasses.replace(usual, disagreement_limit=spread.total / 2).assess(graph, spread)
     assert f"{spread.total:.2f}" in tight.doubt
+
+
+CHAINS = {
+    "heptaene": ("C[C@H](O)/C=C/C=C/C=C/C=C/C=C/C=C/C=C/[C@@H](C)O", True),
+    "docosaundecaene": ("C=C/C=C/C=C/C=C/C=C/C=C/C=C/C=C/C=C/C=C/C=C", True),
+    "butadiene": ("C=CC=C", False),
+    "sorbic acid": ("C/C=C/C=C/C(=O)O", False),
+    "stilbene": ("c1ccccc1/C=C/c1ccccc1", False),
+    "methyl cinnamate": ("COC(=O)/C=C/c1ccccc1", False),
+    "acrylamide": ("C=CC(=O)NC", False),
+    "vinylogous amide": ("CN(C)/C=C/C(C)=O", False),
+    "push-pull stilbene": ("CN(C)c1ccc(/C=C/c2ccc([N+](=O)[O-])cc2)cc1", False),
+    "pentamethine cyanine": ("CN(C)/C=C/C=C/C=[N+](C)C", False),
+}
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return load_predictor("default")
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_chains_too_long_for_the_networks_are_flagged(predictor, build_ligand, name):
+    """Networks of four layers cannot tell the bonds amid seven or eleven double bonds; short chains are not
+    flagged, nor a cyanine, whose bonds are equal in truth.
+    """
+    smiles, is_blurred = CHAINS[name]
+    ligand = build_ligand(smiles)
+    doubt = predictor.predict(ligand, build_topology(ligand)).confidence.doubt
+    assert ("about as long as the single bonds" in doubt) == is_blurred
+
+
+@pytest.mark.parametrize(
+    ("smiles", "n_blurred"),
+    [("C=CC=C", 2), ("C=CC(C)=C", 2), ("C=Cc1ccccc1", 1), ("CN(C)C=CC=[N+](C)C", 0), ("C1=CCCC=C1", 0)],
+)
+def test_equal_lengths_blur_the_double_bonds_that_no_form_moves(build_ligand, smiles, n_blurred):
+    """All bonds 1.4 angstrom: by hand, C=C outside rings beside C-C outside rings, but in a cyanine. Single
+    bonds longer by twice the least alternation blur none.
+    """
+    ligand = build_ligand(smiles)
+    topology, mol = build_topology(ligand), to_rdkit(ligand)
+    equal = np.full(len(topology.bonds), 1.4)
+    assert count_blurred_double_bonds(ligand, topology, equal) == n_blurred
+    is_single = [
+        mol.GetBondBetweenAtoms(*row).GetBondTypeAsDouble() == 1.0 for row in topology.bonds.tolist()
+    ]
+    assert count_blurred_double_bonds(ligand, topology, equal + np.multiply(is_single, 0.1)) == 0
 
 
 def test_disagreement_about_charges_is_flagged(build_ligand):
