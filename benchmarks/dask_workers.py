@@ -9,11 +9,12 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.kills import Silent, contents
+from benchmarks.kills import contents
 from benchmarks.scale import library_lines
 from flows import batch
 from flows.dask_run import run_on_dask
 from flows.request import Request, settings_from
+from pipeline.campaign import Silent
 
 
 def request_for(folder: Path, out: str, formats: str) -> Request:

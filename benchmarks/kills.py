@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.assign import assign
-from pipeline.campaign import Campaign, begin_work, finish_run
+from pipeline.campaign import Campaign, Silent, begin_work, finish_run
 from pipeline.library import read_library
 from pipeline.parametrize import StraightLine
 from pipeline.rerun import compare_identity, take_in
@@ -60,19 +60,6 @@ class FakePredictor:
             sigma=np.full(topology.n_atoms, 3.0),
             epsilon=np.full(topology.n_atoms, 0.1),
         )
-
-
-class Silent:
-    """A watch that says nothing."""
-
-    def begin(self, stage: str, total: int) -> None:
-        """Say nothing."""
-
-    def advance(self, stage: str) -> None:
-        """Say nothing."""
-
-    def say(self, sentence: str) -> None:
-        """Say nothing."""
 
 
 def call_here(function: Callable[..., Any], /, *args: object, **_limits: object) -> Any:

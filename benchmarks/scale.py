@@ -26,9 +26,9 @@ import psutil
 import pyarrow.parquet as pq
 from rdkit import Chem
 
-from benchmarks.kills import Silent
 from flows import batch
 from flows.request import Request, settings_from
+from pipeline.campaign import Silent
 
 CORES = (
     "c1ccc({a})cc1{b}", "c1cc({a})ncc1{b}", "c1nc({a})ncc1{b}", "C1CC({a})CCN1{b}", "c1cc({a})sc1{b}",
