@@ -22,7 +22,7 @@ from prefect.states import Failed
 
 from flows.batch import close_run, locked, open_bench, open_campaign, open_run, records_of, rehearse, run
 from flows.flow_report import show_report
-from flows.reconcile import reconcile
+from flows.reconcile import name_host, reconcile
 from flows.request import Request
 from flows.server_away import Teller, is_away
 from pipeline.assign import assign
@@ -249,6 +249,7 @@ def campaign_flow(request: Request) -> dict[str, int]:
 
     Raises SettingsError when the QM costs more than the budget; the flow run ends as failed, in one sentence.
     """
+    Teller().tell(name_host)
     records_of(request.libraries)  # a library that cannot be read is said before the folder is made
     try:
         rehearse(request)

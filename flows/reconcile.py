@@ -4,13 +4,18 @@ After `kill -9`, or a power cut, a flow run stays RUNNING on the server for ever
 of its output folder while it works, and the system drops that lock however the process dies: a RUNNING flow
 run whose lock is free is dead. Where its library is done, the server was away at the end: it is told so now.
 Else the run is marked as crashed, and the work itself goes on from its ledger.
+
+A server may serve several machines and users: nothing is said of a run on another machine, where the same
+path is another file, nor of one whose lock we may not read.
 """
 
 import contextlib
 import datetime
 import fcntl
+import platform
 from collections.abc import Iterable
 from pathlib import Path
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
@@ -21,6 +26,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.runtime import flow_run
 from prefect.states import Completed, Crashed, State
 
 from flows.batch import existing_ledger
@@ -30,18 +36,26 @@ from pipeline.run_folder import STATE_FOLDER
 
 YOUNG_SECONDS = 120.0
 """A run may need so long from its start until it has its lock."""
+HOST_LABEL = "parmflow.host"
+"""of a flow run: the machine that it is on"""
 _PAGE = 200
 
 
+def name_host() -> None:
+    """Tell the server on which machine the flow run in work is."""
+    with get_client(sync_client=True) as client:
+        client.update_flow_run_labels(UUID(flow_run.id), {HOST_LABEL: platform.node()})
+
+
 def is_free(lock: Path) -> bool:
-    """Whether nobody holds a lock; where there is no file or it may not be read, nobody does."""
+    """Whether surely nobody holds a lock: where there is no file nobody does."""
     try:
         with lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
+    except FileNotFoundError:
         return True
+    except OSError:  # held, or not ours to read
+        return False
     return True
 
 
@@ -93,6 +107,8 @@ def _running(client: SyncPrefectClient, names: list[str]) -> list[FlowRun]:
 
 
 def _is_dead(run: FlowRun) -> bool:
+    if run.labels.get(HOST_LABEL) != platform.node():
+        return False
     started = run.start_time or run.expected_start_time
     if started and (datetime.datetime.now(datetime.UTC) - started).total_seconds() < YOUNG_SECONDS:
         return False

@@ -13,7 +13,7 @@ from prefect.schedules import Cron
 from prefect.settings import PREFECT_API_URL
 
 from flows.campaign_flow import FLOW_NAME, FlowLog, run_in_prefect
-from flows.reconcile import reconcile
+from flows.reconcile import name_host, reconcile
 from flows.request import store_place
 from flows.retraining import retrain
 from flows.server_away import Teller
@@ -44,9 +44,11 @@ _DESCRIPTIONS: dict[Job, str] = {
 @flow(name=SERVICE_FLOW_NAME, flow_run_name="{job}", persist_result=False, result_serializer="json")
 def service_flow(service: Service | Path, job: Job) -> dict[str, Any]:
     """Do one job of the service; what became of it, in a few words per library."""
+    teller = Teller()
+    teller.tell(name_host)
     known = service if isinstance(service, Service) else read_service(service)
     with job_lock(known, job):
-        Teller().tell(_tell_endings)
+        teller.tell(_tell_endings)
         if job == "retrain":
             return _retrain(known)
         if job == "verify":

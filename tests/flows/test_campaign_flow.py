@@ -1,6 +1,7 @@
 """The Prefect flow: the same files as the plain command, seen in Prefect."""
 
 import contextlib
+import platform
 import shutil
 import sqlite3
 from importlib import import_module
@@ -27,7 +28,7 @@ from flows import batch, registry
 from flows.batch import locked
 from flows.campaign_flow import CHEAP_SHARD, FLOW_NAME, campaign_flow, server_note, shards
 from flows.progress import Lines
-from flows.reconcile import reconcile
+from flows.reconcile import HOST_LABEL, reconcile
 from flows.request import Request, settings_from, store_place
 from flows.service import build_service
 from flows.service_flow import service_flow
@@ -207,26 +208,36 @@ def test_retraining_runs_as_a_job_of_the_service(tmp_path, build_ligand):
 
 
 def test_orphans_get_the_state_they_ended_in_and_a_live_run_is_left(request_for, monkeypatch):
-    """Three RUNNING flow runs: the folder of one is locked, that of another done, of the third not there."""
+    """RUNNING flow runs: the folder of one is not there, that of one is done, of one locked; one's lock may
+    not be read, one is on another machine, one nobody knows where.
+    """
     monkeypatch.setattr("flows.reconcile.YOUNG_SECONDS", 0.0)
-    dead, alive, done = (request_for("assign", name) for name in ("dead", "alive", "done"))
-    (alive.out / ".parmflow").mkdir(parents=True)
-    batch.run(done, Lines([].append))
+    names = ("dead", "done", "alive", "hidden", "elsewhere", "nowhere")
+    requests = {name: request_for("assign", name) for name in names}
+    for name in ("alive", "hidden"):
+        (requests[name].out / ".parmflow").mkdir(parents=True)
+    hidden = requests["hidden"].out / ".parmflow" / "lock"
+    hidden.symlink_to(hidden)  # not to be opened, as another user's, by root either
+    batch.run(requests["done"], Lines([].append))
+    hosts = dict.fromkeys(names, platform.node()) | {"elsewhere": "node2"}
     with get_client(sync_client=True) as client:
         runs = {
             name: client.create_flow_run(
                 campaign_flow, parameters={"request": request.model_dump(mode="json")}, state=Running()
             )
-            for name, request in (("dead", dead), ("alive", alive), ("done", done))
+            for name, request in requests.items()
         }
-        with locked(alive.out):
+        for name, run in runs.items():
+            if name != "nowhere":
+                client.update_flow_run_labels(run.id, {HOST_LABEL: hosts[name]})
+        with locked(requests["alive"].out):
             told = sorted(sentence.split(":")[0] for sentence in reconcile([FLOW_NAME]))
         states = {name: client.read_flow_run(run.id).state for name, run in runs.items()}
     assert told == sorted([runs["dead"].name, runs["done"].name])
     assert {name: state.type.value for name, state in states.items()} == {
         "dead": "CRASHED",
-        "alive": "RUNNING",
         "done": "COMPLETED",
+        **dict.fromkeys(("alive", "hidden", "elsewhere", "nowhere"), "RUNNING"),
     }
     assert "3 of 4" in states["done"].message
 
