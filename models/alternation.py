@@ -24,7 +24,8 @@ def count_blurred_double_bonds(ligand: Ligand, topology: Topology, bond_length: 
     """Count the C=C outside rings whose rest length comes near that of a C-C beside it, or exceeds it.
 
     `bond_length` (n_bonds,) in angstrom. Both bonds have this order in every resonance form: in a cyanine
-    the lengths are equal for good reason. The C-C lies outside rings too, between unsaturated carbons.
+    the lengths are equal for good reason. The C-C leads to another double bond outside rings: what a chain
+    passes to a ring the networks see.
     """
     length = dict(zip(map(tuple, topology.bonds.tolist()), bond_length.tolist(), strict=True))
     mol = to_rdkit(ligand)
@@ -51,7 +52,7 @@ def count_blurred_double_bonds(ligand: Ligand, topology: Topology, bond_length: 
 
 
 def _alternating_pairs(mol: Chem.Mol) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Each C=C outside rings with each C-C outside rings at its ends, as pairs of atoms, smaller first."""
+    """Each C=C outside rings with each C-C at its ends that leads to another double bond; pairs of atoms."""
     for bond in mol.GetBonds():
         ends = (bond.GetBeginAtom(), bond.GetEndAtom())
         if bond.GetBondType() != _DOUBLE or bond.IsInRing() or not all(map(_is_trigonal_carbon, ends)):
@@ -59,8 +60,12 @@ def _alternating_pairs(mol: Chem.Mol) -> Iterator[tuple[tuple[int, int], tuple[i
         for end in ends:
             for other in end.GetBonds():
                 beyond = other.GetOtherAtom(end)
-                if other.GetBondType() == _SINGLE and not other.IsInRing() and _is_trigonal_carbon(beyond):
+                if other.GetBondType() == _SINGLE and _is_trigonal_carbon(beyond) and _goes_on(beyond):
                     yield _pair(bond), _pair(other)
+
+
+def _goes_on(atom: Chem.Atom) -> bool:
+    return any(bond.GetBondType() == _DOUBLE and not bond.IsInRing() for bond in atom.GetBonds())
 
 
 def _is_trigonal_carbon(atom: Chem.Atom) -> bool:
