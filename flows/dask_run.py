@@ -21,7 +21,7 @@ from flows.batch import (
 from flows.request import Request
 from pipeline.assign import assign
 from pipeline.campaign import Silent, Watch, begin_work
-from pipeline.errors import SettingsError
+from pipeline.errors import ParmflowError, SettingsError, UsageError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -74,7 +74,10 @@ def _done_by_workers(client: "Client", request: Request, undone: list[int]) -> I
     ]
     running = as_completed(first)
     for future in running:
-        yield future.result()
+        try:
+            yield future.result()
+        except UsageError as error:  # a refusal by one worker's machine is none of the whole request
+            raise ParmflowError(f"a Dask worker cannot do its part: {error}") from error
         for shard in islice(waiting, 1):
             running.add(client.submit(run_shard, text, shard, pure=False))
 

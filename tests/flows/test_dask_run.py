@@ -12,7 +12,7 @@ from flows import batch
 from flows.dask_run import run_on_dask
 from flows.progress import Lines
 from flows.request import Request, settings_from
-from pipeline.errors import SettingsError
+from pipeline.errors import ParmflowError, SettingsError, UsageError
 from pipeline.ledger import Ledger
 from pipeline.run_folder import ledger_place
 
@@ -117,3 +117,24 @@ def test_what_dask_cannot_do_is_said_and_leaves_no_folder(
     with pytest.raises(SettingsError, match=r"no scheduler|for `assign`"):
         run_on_dask(request, "tcp://127.0.0.1:9", Lines([].append))
     assert not (tmp_path / "out").exists()
+
+
+def test_what_one_worker_cannot_do_leaves_the_run_as_it_is(tmp_path, library, model_folder, monkeypatch):
+    """A worker without a program that the first shard did not need: no refusal, and nothing is removed."""
+    from distributed import LocalCluster
+
+    def fail(request_json, numbers):
+        raise SettingsError("gmx_d is not installed here")
+
+    monkeypatch.setattr("flows.dask_run.run_shard", fail)
+    settings = settings_from(None, {"model": str(model_folder), "export.formats": ("openmm",)})
+    request = Request(
+        command="assign", libraries=(library,), out=tmp_path / "out", store="", settings=settings
+    )
+    with (
+        LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+        pytest.raises(ParmflowError, match="gmx_d is not installed here") as caught,
+    ):
+        run_on_dask(request, cluster.scheduler_address, Lines([].append))
+    assert not isinstance(caught.value, UsageError)
+    assert (request.out / "run.json").is_file()
