@@ -24,8 +24,6 @@ from pipeline.schema import Confidence, FloatArray, Ligand, Topology
 
 _DECIMALS = 8
 """places after the point of every spread: sums in another order change those behind"""
-MAX_NAMED = 8
-"""atoms listed in a sentence"""
 RARE = 2
 """an environment that fewer training molecules have counts as unknown"""
 MOSTLY = 0.5
@@ -159,11 +157,8 @@ class Domain:
         bonds that came out as long as single ones (`models.alternation`).
         """
         names = environments(graph)
-        unknown = [i + 1 for i, name in enumerate(names) if name not in self.environments]
+        unseen = tuple(i for i, name in enumerate(names) if name not in self.environments)
         doubts, charge_doubts = [], []
-        if unknown:
-            atoms = ", ".join(map(str, unknown[:MAX_NAMED])) + (", ..." if len(unknown) > MAX_NAMED else "")
-            doubts.append(f"surroundings of atoms {atoms} were not in the training")
         if n_blurred:
             bonds = "1 double bond is" if n_blurred == 1 else f"{n_blurred} double bonds are"
             doubts.append(
@@ -190,6 +185,7 @@ class Domain:
         return Confidence(
             uncertainty=spread.total,
             limit=self.disagreement_limit,
+            unseen=unseen,
             doubt="; ".join(doubts),
             charge_doubt="; ".join(charge_doubts),
             bond=spread.bond,

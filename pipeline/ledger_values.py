@@ -116,9 +116,13 @@ def _parameters(value: dict[str, Any]) -> MMParameters:
         **value
         | {
             "cross": None if cross is None else CrossTerms(**cross),
-            "confidence": None if confidence is None else Confidence(**confidence),
+            "confidence": None if confidence is None else _confidence(confidence),
         }
     )
+
+
+def _confidence(value: dict[str, Any]) -> Confidence:
+    return Confidence(**value | {"unseen": tuple(value.get("unseen", ()))})
 
 
 def array_from(value: Any) -> FloatArray | None:

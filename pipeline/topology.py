@@ -113,6 +113,7 @@ def restore_order(
         confidence=parameters.confidence
         and dataclasses.replace(
             parameters.confidence,
+            unseen=tuple(sorted(int(order[atom]) for atom in parameters.confidence.unseen)),
             bond=parameters.confidence.bond[bond_rows],
             angle=parameters.confidence.angle[angle_rows],
             proper=parameters.confidence.proper[proper_rows],

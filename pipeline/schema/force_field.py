@@ -12,6 +12,9 @@ N_PROPER_PERIODICITIES = 6
 N_IMPROPER_PERIODICITIES = 2
 N_CROSS_PERIODICITIES = 3
 
+_MAX_NAMED = 8
+"""atoms listed in a sentence"""
+
 CONVENTIONS_VERSION = "1"
 """Changes when the meaning of a parameter changes (see `MMParameters`); stamped on every artefact."""
 
@@ -69,8 +72,10 @@ class Confidence:
     """one number for the ligand: how far the model's networks, of all forms, disagree over its torsions"""
     limit: float
     """what is usual: 95 % of the molecules that the model was judged on are below"""
+    unseen: tuple[int, ...] = ()
+    """atoms, counted from 0, whose surroundings were not in the training: outside the model's domain"""
     doubt: str
-    """why the ligand is outside the model's domain, in a sentence; empty inside"""
+    """why else the ligand is outside, in a sentence without atoms; empty inside"""
     charge_doubt: str = ""
     """the same of its charges, which does not count where charges come from elsewhere"""
     bond: FloatArray
@@ -91,8 +96,15 @@ class Confidence:
 
     @property
     def doubts(self) -> str:
-        """All doubts; empty where there is none."""
-        return "; ".join(filter(None, (self.doubt, self.charge_doubt)))
+        """All doubts, atoms counted from 1; empty where there is none."""
+        return "; ".join(filter(None, (self._about_unseen(), self.doubt, self.charge_doubt)))
+
+    def _about_unseen(self) -> str:
+        if not self.unseen:
+            return ""
+        atoms = ", ".join(str(atom + 1) for atom in self.unseen[:_MAX_NAMED])
+        more = ", ..." if len(self.unseen) > _MAX_NAMED else ""
+        return f"surroundings of atoms {atoms}{more} were not in the training"
 
     def without_charges(self) -> "Confidence":
         """The same about the other terms, where the charges are not the model's."""

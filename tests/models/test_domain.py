@@ -110,9 +110,10 @@ def test_an_unknown_environment_is_flagged_and_named(build_ligand):
     domain = Domain.of_training(graphs, disagreement_limit=1.0, charge_limit=0.1)
     no_spread = spread_about("CCO", build_ligand, members_of("CCO", build_ligand, n=1))
     inside = domain.assess(build_graph(build_ligand("CCO")), no_spread)
-    assert inside.doubt == ""
+    assert inside.doubts == ""
     outside = domain.assess(build_graph(build_ligand("CCS")), no_spread)
-    assert "atoms 2, 3" in outside.doubt
+    assert outside.unseen[:2] == (1, 2)
+    assert "atoms 2, 3" in outside.doubts
 
 
 SEATS = ("CC(=O)[O-]", "CCC(=O)[O-]", "CC[NH3+]", "C[NH3+]", "CC(N)=[NH2+]", "CCC(N)=[NH2+]", "C1CC=C[O+]=C1")
@@ -246,7 +247,7 @@ def test_the_domain_travels_with_the_weights(tmp_path, build_ligand):
     ligand = build_ligand("CCS")
     confidence = Predictor(loaded).predict(ligand, build_topology(ligand)).confidence
     assert confidence is not None
-    assert "not in the training" in confidence.doubt
+    assert "not in the training" in confidence.doubts
     path = tmp_path / "domain.json"
     path.write_text(path.read_text().replace("0.5", "5.0"))
     with pytest.raises(SettingsError, match=r"domain\.json: hash"):

@@ -377,9 +377,8 @@ def test_a_prediction_comes_back_with_its_class2_terms_and_its_confidence():
         angle_torsion=np.zeros((0, 2, 3)),
         angle_angle_torsion=[],
     )
-    sure = Confidence(
-        uncertainty=0.1, limit=1 / 3, doubt="odd", bond=[0.7], angle=[], proper=[], improper=[], charge=[0.01]
-    )
+    rows = {"bond": [0.7], "angle": [], "proper": [], "improper": [], "charge": [0.01]}
+    sure = Confidence(uncertainty=0.1, limit=1 / 3, unseen=(1,), doubt="odd", **rows)
     parameters = MMParameters(
         bond_k=[700.0],
         bond_length=[1.1],
@@ -396,5 +395,5 @@ def test_a_prediction_comes_back_with_its_class2_terms_and_its_confidence():
     back = prediction_from(to_json(Prediction(parameters=parameters, coords=None))).parameters
     assert back.cross.bond_k3.tolist() == cross.bond_k3.tolist()
     assert back.confidence.limit == sure.limit
-    assert back.confidence.doubt == "odd"
+    assert back.confidence.doubts == sure.doubts == "surroundings of atoms 2 were not in the training; odd"
     assert back.confidence.bond.tolist() == [0.7]

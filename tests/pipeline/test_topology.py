@@ -252,7 +252,9 @@ def test_confidence_follows_its_rows():
     ligand = ligand_from_rdkit(Chem.RenumberAtoms(mol, order), "shuffled")
     topology = build_topology(canonical_ligand(ligand))
     plain = random_parameters(topology, rng)
+    strange = 3  # the nitrogen of the drawing
     confidence = Confidence(
+        unseen=(canonical_order(ligand).tolist().index(order.index(strange)),),
         uncertainty=0.5,
         limit=1.0,
         doubt="",
@@ -269,3 +271,5 @@ def test_confidence_follows_its_rows():
     np.testing.assert_array_equal(restored.confidence.proper, restored.proper_k[:, 0])
     np.testing.assert_array_equal(restored.confidence.improper, restored.improper_k[:, 0])
     np.testing.assert_array_equal(restored.confidence.charge, restored.charge)
+    assert restored.confidence.unseen == (order.index(strange),)
+    assert f"atoms {order.index(strange) + 1} were" in restored.confidence.doubts
