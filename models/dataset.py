@@ -38,7 +38,7 @@ class QMExample:
     key: str
     source: str
     kind: str
-    """minima, torsiondrive, or near-minimum (see models/training/near_minima.py)"""
+    """minima, torsiondrive, near-minimum or relaxed-minima (both: see models/training/visits.py)"""
     level: str
     ligand: Ligand
     graph: MolecularGraph

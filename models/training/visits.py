@@ -24,7 +24,6 @@ from models.terms import MMIndices, TorchParameters, indices_from_topology
 from models.training.near_minima import (
     KT,
     LARGEST_TURN,
-    Anchor,
     Internals,
     anchor_at,
     displace_along,
@@ -112,7 +111,7 @@ def _row(
     displaced = start + displace_along(soft_modes(anchor.internals, stiffness, N_SOFT), KT, generator)
     points: list[tuple[FloatArray, float, FloatArray]] = [(start, 0.0, np.zeros_like(start))]
     for coords in (*relaxed, displaced):
-        if _is_near(anchor, coords):
+        if _stays(anchor.indices, anchor.internals, coords):
             energy, gradient, _ = anchor.relative(coords, *surface(coords))
             points.append((coords, energy, gradient))
     columns = (np.array(column) for column in zip(*points, strict=True))
@@ -143,10 +142,6 @@ def _table_row(
         "dihedral": None,
         "grid": None,
     }
-
-
-def _is_near(anchor: Anchor, coords: FloatArray) -> bool:
-    return _stays(anchor.indices, anchor.internals, coords)
 
 
 def _stays(indices: MMIndices, start: Internals, coords: FloatArray) -> bool:
