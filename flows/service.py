@@ -154,13 +154,12 @@ def lock_path(service: Service, job: str) -> Path:
 
 def library_files(service: Service) -> list[Path]:
     """The visible files of the inbox that nobody is writing to, by name."""
-    now = time.time()
     return sorted(
         path
         for path in service.inbox.iterdir()
         if path.is_file()
         and not path.name.startswith(".")
-        and now - path.stat().st_mtime >= service.quiet_seconds
+        and path.stat().st_mtime <= time.time() - service.quiet_seconds  # now, not when the listing began
     )
 
 
