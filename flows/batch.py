@@ -5,7 +5,6 @@ The plain command and the Prefect flow both come here; they differ only in who c
 
 import contextlib
 import fcntl
-import shutil
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -38,7 +37,7 @@ from pipeline.process.crew import Crew
 from pipeline.refine import molecules, plan, refine
 from pipeline.refine_bench import Bench
 from pipeline.rerun import compare_identity, take_in, would_change
-from pipeline.run_folder import STATE_FOLDER, check_folder, ledger_place, open_ledger
+from pipeline.run_folder import STATE_FOLDER, check_folder, discard, ledger_place, open_ledger
 from pipeline.schema import CONVENTIONS_VERSION, Ligand
 from pipeline.settings import Form, NotifySettings, Settings
 
@@ -174,7 +173,7 @@ def held(folder: Path, doors: contextlib.AbstractContextManager[Doors]) -> Itera
             yield opened
         except UsageError:
             if not was_there:
-                shutil.rmtree(folder, ignore_errors=True)
+                discard(folder)
             raise
 
 
@@ -238,7 +237,7 @@ def check(request: Request, watch: Watch) -> None:
     was_there = request.out.exists()
     with held(request.out, open_doors(request, watch)):
         if not was_there:
-            shutil.rmtree(request.out)
+            discard(request.out)
 
 
 def rehearse(request: Request) -> None:

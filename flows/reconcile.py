@@ -31,7 +31,7 @@ from prefect.states import Completed, Crashed, State
 
 from flows.batch import existing_ledger
 from flows.service import lock_path, read_service
-from pipeline.errors import SettingsError
+from pipeline.errors import OutputFolderError, SettingsError, StoreError
 from pipeline.run_folder import STATE_FOLDER
 
 YOUNG_SECONDS = 120.0
@@ -89,10 +89,13 @@ def _ending_of(run: FlowRun) -> State:
     out = Path(request["out"]) if isinstance(request, dict) else None
     if out is None or not (out / "outcomes.csv").is_file():
         return Crashed(message="nobody holds the lock of its folder: the process is gone")
-    with contextlib.closing(existing_ledger(out)) as ledger:
-        n_records, n_ok = ledger.n_records(), ledger.n_outcomes(status="ok")
-        if ledger.n_outcomes() != n_records:
-            return Crashed(message="the process is gone; the next run goes on with what is undone")
+    try:
+        with contextlib.closing(existing_ledger(out)) as ledger:
+            n_records, n_ok, n_done = ledger.n_records(), ledger.n_outcomes(status="ok"), ledger.n_outcomes()
+    except (OutputFolderError, StoreError) as error:
+        return Crashed(message=f"the process is gone, and its ledger cannot be read: {error}")
+    if n_done != n_records:
+        return Crashed(message="the process is gone; the next run goes on with what is undone")
     return Completed(message=f"{n_ok} of {n_records} ligands parametrised; told after the server was away")
 
 

@@ -63,17 +63,24 @@ def _tell_endings() -> None:
 
 
 def _run_libraries(service: Service, *, refine: bool) -> dict[str, Any]:
-    """Run every library file that is not done; one that cannot be used is logged and the others go on."""
+    """Run every library file that is not done; one that cannot be used is logged and the others go on.
+
+    Raises StoreError at the end where a ledger or the QM store was broken: that is for a person to mend.
+    """
     log = get_run_logger()
     endings: dict[str, Any] = {}
+    broken: StoreError | None = None
     for library in library_files(service):
         try:
             request = request_for(service, library, refine=refine)
             if not is_taken(request):
                 endings[library.name] = run_in_prefect(request, FlowLog())
-        except UsageError as error:
+        except (UsageError, StoreError) as error:
             log.error("%s: %s", library.name, error)
             endings[library.name] = {"problem": str(error)}
+            broken = error if isinstance(error, StoreError) else broken
+    if broken:
+        raise broken
     return endings
 
 

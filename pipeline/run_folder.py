@@ -7,11 +7,12 @@ folder remembers it, so that a run goes on from every machine that sees the fold
 import contextlib
 import json
 import os
+import shutil
 import uuid
 from pathlib import Path
 
 from pipeline.database import Place
-from pipeline.errors import OutputFolderError
+from pipeline.errors import OutputFolderError, StoreError
 from pipeline.ledger import Ledger
 from pipeline.outcomes_table import write_json
 
@@ -98,6 +99,15 @@ def ledger_place(folder: Path) -> Place | None:
         return Place(**json.loads(named.read_text(encoding="utf-8")))
     place = _file_in(folder)
     return place if Path(str(place)).is_file() else None
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder and its run, also a ledger in PostgreSQL; what cannot be removed stays."""
+    with contextlib.suppress(OutputFolderError, StoreError):
+        place = ledger_place(folder)
+        if place is not None and not place.is_sqlite:
+            Ledger(place).remove()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _file_in(folder: Path) -> Place:

@@ -2,6 +2,7 @@
 
 import contextlib
 import platform
+import re
 import shutil
 import sqlite3
 from importlib import import_module
@@ -35,6 +36,8 @@ from flows.service_flow import service_flow
 from pipeline.errors import SettingsError, StoreError
 from pipeline.settings import Settings
 from tests.training_tables import write_training_tables
+
+_SQLITE_PAGE = 4096
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -160,6 +163,26 @@ def test_an_inbox_takes_every_file_once_and_a_bad_one_stops_none(tmp_path, model
     assert last["d.smi"]["n_ok"] == 1
 
 
+def test_a_broken_ledger_fails_the_job_after_the_other_libraries(tmp_path, model_folder, fast):
+    """The first library's ledger is overwritten: the second is run, and the job names the ledger."""
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox" / "a.smi").write_text("CO methanol\n")
+    settings = settings_from(fast, {"model": str(model_folder), "export.formats": ("openmm",)})
+    values = {"inbox": "inbox", "out": "out", "quiet_seconds": 0.0}
+    service = build_service(values, settings, tmp_path)
+    assert set(service_flow(service, "inbox")) == {"a.smi"}
+    (folder,) = (tmp_path / "out").glob("a-smi-*")
+    ledger = folder / ".parmflow" / "ledger.sqlite"
+    with ledger.open("r+b") as file:
+        file.seek(_SQLITE_PAGE)
+        file.write(b"\xff" * (ledger.stat().st_size - _SQLITE_PAGE))
+    (tmp_path / "inbox" / "b.smi").write_text("CC ethane\n")
+    with pytest.raises(StoreError, match=re.escape(str(ledger))):
+        service_flow(service, "inbox")
+    (folder,) = (tmp_path / "out").glob("b-smi-*")
+    assert (folder / "outcomes.csv").is_file()
+
+
 def test_refinement_and_verification_run_as_jobs_of_the_service(tmp_path, model_folder, fast):
     """refine delivers, fills the store and is not done twice; verify reads every result; a damaged one fails
     its run.
@@ -208,17 +231,19 @@ def test_retraining_runs_as_a_job_of_the_service(tmp_path, build_ligand):
 
 
 def test_orphans_get_the_state_they_ended_in_and_a_live_run_is_left(request_for, monkeypatch):
-    """RUNNING flow runs: the folder of one is not there, that of one is done, of one locked; one's lock may
-    not be read, one is on another machine, one nobody knows where.
+    """RUNNING flow runs: the folder of one is not there, that of one is done, of one emptied, of one locked;
+    one's lock may not be read, one is on another machine, one nobody knows where.
     """
     monkeypatch.setattr("flows.reconcile.YOUNG_SECONDS", 0.0)
-    names = ("dead", "done", "alive", "hidden", "elsewhere", "nowhere")
+    names = ("dead", "done", "emptied", "alive", "hidden", "elsewhere", "nowhere")
     requests = {name: request_for("assign", name) for name in names}
     for name in ("alive", "hidden"):
         (requests[name].out / ".parmflow").mkdir(parents=True)
     hidden = requests["hidden"].out / ".parmflow" / "lock"
     hidden.symlink_to(hidden)  # not to be opened, as another user's, by root either
     batch.run(requests["done"], Lines([].append))
+    requests["emptied"].out.mkdir()
+    (requests["emptied"].out / "outcomes.csv").touch()
     hosts = dict.fromkeys(names, platform.node()) | {"elsewhere": "node2"}
     with get_client(sync_client=True) as client:
         runs = {
@@ -233,13 +258,15 @@ def test_orphans_get_the_state_they_ended_in_and_a_live_run_is_left(request_for,
         with locked(requests["alive"].out):
             told = sorted(sentence.split(":")[0] for sentence in reconcile([FLOW_NAME]))
         states = {name: client.read_flow_run(run.id).state for name, run in runs.items()}
-    assert told == sorted([runs["dead"].name, runs["done"].name])
+    assert told == sorted(runs[name].name for name in ("dead", "done", "emptied"))
     assert {name: state.type.value for name, state in states.items()} == {
         "dead": "CRASHED",
         "done": "COMPLETED",
+        "emptied": "CRASHED",
         **dict.fromkeys(("alive", "hidden", "elsewhere", "nowhere"), "RUNNING"),
     }
     assert "3 of 4" in states["done"].message
+    assert "no parmflow run" in states["emptied"].message
 
 
 @pytest.mark.parametrize("optimise_spec", [None, "fast"])

@@ -1,6 +1,7 @@
 """A run's folder and its ledger in PostgreSQL: wherever it is opened from, it is one ledger of one folder."""
 
 import contextlib
+import json
 import os
 import shutil
 from collections import namedtuple
@@ -13,7 +14,7 @@ from pipeline.database import Place
 from pipeline.errors import OutputFolderError
 from pipeline.ledger import Ledger
 from pipeline.library import Record
-from pipeline.run_folder import ledger_place, open_ledger
+from pipeline.run_folder import PLACE_FILE, STATE_FOLDER, discard, ledger_place, open_ledger
 
 RECORD = Record(number=1, name="ethanol", source="a.smi:1", form="smiles", text="CCO")
 
@@ -106,3 +107,18 @@ def test_another_ledger_than_the_runs_is_refused_with_what_to_give(out, tmp_path
     with pytest.raises(OutputFolderError, match="leave --ledger out"):
         open_ledger(beside, postgres)
     assert ledger_place(beside) == Place.of_file(beside / ".parmflow" / "ledger.sqlite")
+
+
+def test_a_discarded_run_leaves_neither_folder_nor_ledger(out, postgres):
+    """While it is open, as of a request that is refused; without a server its folder goes alone."""
+    before = schemas(postgres)
+    with contextlib.closing(open_ledger(out, postgres)) as ledger:
+        assert ledger.n_records() == 1
+        discard(out)
+    assert not out.exists()
+    assert len(before - schemas(postgres)) == 1
+    (out / STATE_FOLDER).mkdir(parents=True)
+    away = {"url": "postgresql+psycopg://nobody@127.0.0.1:1/none", "schema": "parmflow_gone"}
+    (out / STATE_FOLDER / PLACE_FILE).write_text(json.dumps(away))
+    discard(out)
+    assert not out.exists()
