@@ -40,11 +40,14 @@ def inverse_stiffness(
     ):
         index, value = _blocks(slots[atoms], torch.stack(derivatives)[..., 0], k.to(x.dtype), width)
         matrix = matrix.index_add_(0, index, value)
-    # Where atoms lie on top of each other, derivatives are not numbers: that molecule gets the floor alone.
+    # Where atoms lie on top of each other, derivatives are not numbers; where three of a dihedral's are
+    # nearly in line, they are so large that rounding makes the sum indefinite: then the floor stands alone.
     valence = matrix.reshape(-1, n_dof, n_dof)
     valence = torch.where(torch.isfinite(valence).all(dim=(1, 2), keepdim=True), valence, 0.0)
-    stiffness = valence + FLOOR * torch.eye(n_dof, dtype=coords.dtype)
-    return torch.cholesky_inverse(torch.linalg.cholesky(stiffness))
+    floor = torch.eye(n_dof, dtype=coords.dtype)
+    factor, failed = torch.linalg.cholesky_ex(valence + FLOOR * floor)
+    factor = torch.where(failed.bool()[:, None, None], FLOOR**0.5 * floor, factor)
+    return torch.cholesky_inverse(factor)
 
 
 def _torsion_stiffness(k: Tensor) -> Tensor:

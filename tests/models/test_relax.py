@@ -201,6 +201,38 @@ def test_atoms_on_top_of_each_other_are_reported(tasks: list) -> None:
     np.testing.assert_allclose(relaxed.energy[1], relax([task])[0].energy[0], atol=1e-3)
 
 
+@pytest.mark.parametrize("offset", [1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 0.0])
+def test_a_dihedral_nearly_in_line_is_relaxed(offset: float) -> None:
+    """H-O-O almost straight, its dihedral's derivatives up to 1e10 per angstrom: rounding may leave the
+    stiffness indefinite, its inverse is positive nevertheless, and the chain finds its rest.
+    """
+    topology = Topology(
+        atomic_numbers=np.array([1, 8, 8, 1]),
+        bonds=np.array([[0, 1], [1, 2], [2, 3]]),
+        angles=np.array([[0, 1, 2], [1, 2, 3]]),
+        propers=np.array([[0, 1, 2, 3]]),
+        impropers=np.zeros((0, 4), dtype=np.int64),
+        pairs_14=np.array([[0, 3]]),
+    )
+    parameters = MMParameters(
+        bond_k=np.full(3, 900.0),
+        bond_length=np.full(3, 1.0),
+        angle_k=np.full(2, 80.0),
+        angle_theta=np.full(2, 1.9),
+        proper_k=np.array([[1.0, 2.0, 0.0, 0.0, 0.0, 0.0]]),
+        improper_k=np.zeros((0, 2)),
+        charge=np.zeros(4),
+        sigma=np.ones(4),
+        epsilon=np.zeros(4),
+    )
+    coords = np.array([[-1.0, offset, 0.3 * offset], [0.0, 0.0, 0.0], [1.4, 0.0, 0.0], [1.7, 0.9, 0.2]])
+    indices, tensors = indices_from_topology(topology), TorchParameters.from_mm(parameters)
+    inverse = inverse_stiffness(indices, tensors, torch.tensor(coords), torch.arange(4), 4)[0]
+    assert torch.linalg.eigvalsh(inverse).min() > -1e-12
+    relaxed = relax([RelaxTask(topology=topology, parameters=parameters, coords=coords[None])])[0]
+    assert relaxed.converged.all() or offset == 0.0  # quite straight there is no dihedral to turn
+
+
 def test_no_task_and_no_conformer() -> None:
     """Nothing in, nothing out."""
     topology, parameters = water()
