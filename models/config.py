@@ -76,6 +76,8 @@ class ValenceStage(_Config):
     """data source -> largest number of rows taken (0: all)"""
     dev_minima: int = Field(default=32, ge=0)
     """molecules of the dev minima that are relaxed after every epoch"""
+    mean_of_steps: int = Field(default=1, ge=1)
+    """the weights are the mean of those after each of the last so many steps (this one and the rounds)"""
     max_confs: int = Field(default=12, ge=2)
     """conformers drawn per row and epoch"""
     energy_window: float = Field(default=30.0, gt=0)
@@ -118,6 +120,8 @@ class Class2Stage(_Config):
     """of the class I members, the first so many go on"""
     rounds: tuple[Round, ...] = ()
     """in this form, after the first training"""
+    mean_of_steps: int = Field(default=1, ge=1)
+    """as for class I, of the steps in this form"""
     coupling_penalty: float = Field(default=1e-4, ge=0)
     """L2 on torsion couplings, (kcal/mol per angstrom or radian)^-2"""
 

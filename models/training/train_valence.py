@@ -1,6 +1,7 @@
 """The valence networks, step by step: a classical prior, QM points, rounds of visits, class II."""
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,14 +110,30 @@ def train_valence(
         score=dev_score(data / DEV_TABLE, charges, stage, report),
         report=report,
     )
-    ensembles: dict[Form, ValenceEnsemble] = {}
+    ensembles: dict[Form, list[ValenceEnsemble]] = {"class1": [], "class2": []}
     tables = [data / table for table in stage.tables]
     for number, step in enumerate(steps):
         if step.n_visits and cheap is not None:
-            rows = rows + crew.visited(step, ensembles[step.form], tables, cheap, prior)
-        relaxed = crew.relaxed(step, ensembles[step.form], tables, prior) if step.n_relaxed else []
-        ensembles[step.form] = crew.train(steps[: number + 1], rows + relaxed)
-    return Trained(class1=ensembles["class1"], class2=ensembles.get("class2"))
+            rows = rows + crew.visited(step, ensembles[step.form][-1], tables, cheap, prior)
+        relaxed = crew.relaxed(step, ensembles[step.form][-1], tables, prior) if step.n_relaxed else []
+        ensembles[step.form].append(crew.train(steps[: number + 1], rows + relaxed))
+    class2 = None
+    if config.class2 is not None:
+        class2 = mean_of_weights(ensembles["class2"][-config.class2.mean_of_steps :])
+    return Trained(class1=mean_of_weights(ensembles["class1"][-stage.mean_of_steps :]), class2=class2)
+
+
+def mean_of_weights(ensembles: Sequence[ValenceEnsemble]) -> ValenceEnsemble:
+    """Average what the same networks weighed after several steps of one training, network by network.
+
+    As good as averaging what they predict, at the price of one (Wortsman et al., ICML 2022, "Model soups").
+    """
+    states = [ensemble.state_dict() for ensemble in ensembles]
+    mean = deepcopy(ensembles[-1])
+    mean.load_state_dict(
+        {name: torch.stack([state[name].double() for state in states]).mean(dim=0) for name in states[-1]}
+    )
+    return mean
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

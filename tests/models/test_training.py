@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from models.config import ScheduleConfig, read_config
 from models.dataset import read_qm_examples
+from models.network import ValenceEnsemble, ValenceNetwork
 from models.predict import Predictor
 from models.recompute_domain import recompute_domain
 from models.train import train
@@ -129,6 +131,31 @@ def test_a_training_stopped_between_visits_goes_on_to_the_same_weights(tmp_path,
     for name in ("valence.safetensors", "class2.safetensors", "manifest.json"):
         one, other = (tmp_path / run / "tiny" / "0.1" / name for run in ("straight", "stopped"))
         assert one.read_bytes() == other.read_bytes(), name
+
+
+def test_weights_are_the_mean_of_the_last_steps(tmp_path, with_minima):
+    """Class I's of the last two rounds of three steps, network by network; class II's of its last step alone,
+    which began at the last round of class I.
+    """
+    config = tmp_path / "tiny.toml"
+    config.write_text(CONFIG.replace("[valence]", "[valence]\nmean_of_steps = 2") + CLASS2_ROUND + ROUNDS)
+    model = train(config, with_minima, tmp_path / "run", cheap=spring, report=silent)
+
+    def of_step(step, form, n_members):
+        members = []
+        for folder in (tmp_path / "run" / "checkpoints" / f"member-{n}" for n in range(n_members)):
+            network = ValenceNetwork(16, 2, form=form)
+            network.load_state_dict(load_file(folder / step / "best.safetensors"))
+            members.append(network)
+        return ValenceEnsemble(members).state_dict()
+
+    one, two = of_step("round-1", "class1", 2), of_step("round-2", "class1", 2)
+    for name, weight in model.valence.state_dict().items():
+        assert torch.equal(weight, ((one[name].double() + two[name].double()) / 2).float()), name
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+    last = of_step("class2-round-1", "class2", 1)
+    for name, weight in model.class2.state_dict().items():
+        assert torch.equal(weight, last[name]), name
 
 
 def test_the_number_of_processes_changes_no_weight(tmp_path, with_minima, monkeypatch):
