@@ -89,7 +89,7 @@ def main() -> None:
     options, _ = parser.parse_known_args()
     with (
         tempfile.TemporaryDirectory(prefix="parmflow-events-") as folder,
-        prefect_test_harness(server_startup_timeout=120),
+        prefect_test_harness(server_startup_timeout=300),
     ):
         counted = count_events(Path(folder), options.tasks)
     print("| tasks that ran | recorded by Prefect | records | outcomes in the ledger |")
