@@ -96,6 +96,23 @@ def test_a_far_turn_is_left_out(examples, predictor, monkeypatch):
     assert [row["n_confs"] for row in visit(examples, predictor, Gfn2Surface, SEED)] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("pull", [1e4, np.nan])
+def test_a_point_with_a_gradient_beyond_reason_is_left_out(examples, predictor, pull):
+    """Away from the minimum the cheap level pulls an atom by more than any bond does, or by no number."""
+
+    def cheap(atomic_numbers, total_charge):
+        (start,) = (one.coords[0] for one in examples if one.topology.n_atoms == len(atomic_numbers))
+
+        def surface(coords):
+            gradient = np.zeros_like(coords)
+            gradient[0, 0] = 0.0 if np.allclose(coords, start) else pull
+            return 0.0, gradient
+
+        return surface
+
+    assert [row["n_confs"] for row in visit(examples, predictor, cheap, SEED)] == [1, 1, 1]
+
+
 def test_where_the_cheap_level_fails_there_is_no_row(examples, predictor):
     """The second molecule has no surface: the others are there."""
 
