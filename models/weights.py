@@ -24,7 +24,7 @@ from pipeline.schema import CONVENTIONS_VERSION
 from pipeline.settings import Form
 
 SHIPPED = Path(__file__).parent / "weights"
-DEFAULT = "fourth"
+DEFAULT = "fifth"
 DOMAIN_FILE = "domain.json"
 
 
