@@ -126,7 +126,7 @@ def train_valence(
 def mean_of_weights(ensembles: Sequence[ValenceEnsemble]) -> ValenceEnsemble:
     """Average what the same networks weighed after several steps of one training, network by network.
 
-    As good as averaging what they predict, at the price of one (Wortsman et al., ICML 2022, "Model soups").
+    Near the average of what they predict, at the price of one (Wortsman et al., ICML 2022, "Model soups").
     """
     states = [ensemble.state_dict() for ensemble in ensembles]
     mean = deepcopy(ensembles[-1])
