@@ -109,7 +109,7 @@ def test_another_ledger_than_the_runs_is_refused_with_what_to_give(out, tmp_path
     assert ledger_place(beside) == Place.of_file(beside / ".parmflow" / "ledger.sqlite")
 
 
-def test_a_discarded_run_leaves_neither_folder_nor_ledger(out, postgres):
+def test_a_discarded_run_leaves_neither_folder_nor_ledger(out, postgres, monkeypatch):
     """While it is open, as of a request that is refused; without a server its folder goes alone."""
     before = schemas(postgres)
     with contextlib.closing(open_ledger(out, postgres)) as ledger:
@@ -120,5 +120,6 @@ def test_a_discarded_run_leaves_neither_folder_nor_ledger(out, postgres):
     (out / STATE_FOLDER).mkdir(parents=True)
     away = {"url": "postgresql+psycopg://nobody@127.0.0.1:1/none", "schema": "parmflow_gone"}
     (out / STATE_FOLDER / PLACE_FILE).write_text(json.dumps(away))
+    monkeypatch.setattr("pipeline.database.BUSY_SECONDS", 0.5)
     discard(out)
     assert not out.exists()
