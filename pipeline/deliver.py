@@ -3,13 +3,12 @@
 import contextlib
 import ctypes
 import dataclasses
-import gc
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +190,7 @@ def deliver(
         sweep(folder)
         temporary.mkdir()
         try:
-            with _collector_at_rest(), shortcuts():
+            with shortcuts():
                 names = _write_and_check(parametrized, temporary, kinds, check)
             _replace(temporary, folder)
         finally:
@@ -250,18 +249,6 @@ def sweep(folder: Path) -> None:
     for sibling in folder.parent.glob(".*.tmp"):
         if leftover.fullmatch(sibling.name):
             shutil.rmtree(sibling, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """Leave what one ligand's readers leave in cycles, a few megabytes, until afterwards."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _write_and_check(

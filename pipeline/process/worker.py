@@ -5,6 +5,7 @@ file, another umask, a used random seed, much memory - makes it end with that ca
 """
 
 import faulthandler
+import gc
 import locale
 import os
 import pickle
@@ -31,6 +32,8 @@ _CRAMPED = 0.9
 """share of the allowed memory beyond which a refused request may be behind any error"""
 _WORN = 0.5
 """share of the memory that was left at its start beyond which a worker takes no further call"""
+_LITTER = 200_000
+"""objects a worker with calls to come leaves unsearched for cycles; ParmEd leaves 14,000, 3 MB, per ligand"""
 _LOOKS, _LOOK_SECONDS = 10, 0.005
 """at what a call left behind, before it counts"""
 _STATUS_MARKS = ("Umask:", "Threads:", "SigBlk:", "SigIgn:", "Cpus_allowed:")
@@ -50,6 +53,8 @@ def work(orders: socket.socket, warden: int) -> None:
     stays = True
     while stays and (frame := receive_frame(orders)) is not None:
         job: Job = pickle.loads(frame)  # noqa: S301 - from our own parent through a socketpair
+        if job.may_stay:
+            gc.set_threshold(_LITTER)
         reply = _call(job)
         if os.getpid() != worker:  # a fork that the function let return
             os._exit(1)

@@ -162,6 +162,22 @@ def test_what_is_restored_keeps_the_worker(crew: Crew, limits: Limits) -> None:
     assert "left" not in str(caught.value)
 
 
+def test_cycles_are_left_for_some_calls_and_not_for_good(crew: Crew, limits: Limits) -> None:
+    """A worker does not search after each call for what that left in cycles, and does when there is much."""
+    leave = """
+for _ in range(30_000):
+    cycle = []
+    cycle.append(cycle)
+"""
+    left = []
+    for _ in range(12):
+        worker = do(crew, leave, limits)
+        left.append(crew.run(eval, "__import__('gc').get_count()[0]", {}, limits=limits))
+    assert worker == do(crew, "", limits)
+    assert left[0] > 25_000
+    assert max(left) < 250_000
+
+
 def test_a_fork_that_returns_answers_nothing(crew: Crew, limits: Limits) -> None:
     """A function that comes back twice, in the worker and in a fork of it: the value is the worker's."""
     answers = [crew.run(eval, "__import__('os').fork() > 0", limits=limits) for _ in range(5)]
