@@ -80,7 +80,7 @@ def measure(n_rows: int) -> Cost:
         rows = prepare_rows([table], charges, stage, sage_labeller(DATA / config.prior.force_field), print)
         at.append(time.process_time())
         size = stage.network
-        model = ValenceNetwork(size.width, size.n_layers, size.dropout)
+        model = ValenceNetwork(size.width, size.n_layers, size.dropout, pi=size.pi)
         work = qm_stage("cost", config, model, rows, lambda _: {"none": 0.0}, max_confs=stage.max_confs)
         once = stage.schedule.model_copy(update={"epochs": 1})
         run_stage(work, once, seed=0, folder=Path(name), report=print)

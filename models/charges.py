@@ -22,9 +22,9 @@ MIN_HARDNESS = 0.1
 class ChargeNetwork(nn.Module):
     """Graph in, partial charges out."""
 
-    def __init__(self, width: int, n_layers: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, n_layers: int, dropout: float = 0.0, *, pi: bool = False) -> None:
         super().__init__()
-        self.encoder = GraphEncoder(width, n_layers, dropout)
+        self.encoder = GraphEncoder(width, n_layers, dropout, pi=pi)
         self.readout = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2))
 
     def forward(self, batch: GraphBatch, backend: Backend = "torch") -> Tensor:

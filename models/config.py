@@ -20,6 +20,8 @@ class NetworkConfig(_Config):
     n_layers: int = Field(default=4, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """share of the update's inputs dropped while training"""
+    pi: bool = False
+    """whether pi electrons are among the features"""
 
 
 class ScheduleConfig(_Config):

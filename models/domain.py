@@ -16,7 +16,7 @@ import torch
 from rdkit.Chem import rdMolDescriptors
 from torch import Tensor
 
-from models.features import ELEMENTS, MAX_DEGREE, MolecularGraph
+from models.features import ELEMENTS, MAX_DEGREE, N_ATOM_FEATURES, MolecularGraph
 from models.readouts import ValenceParameters
 from pipeline.errors import SettingsError
 from pipeline.ligand import to_rdkit
@@ -255,5 +255,5 @@ def _kind(features: list[float]) -> tuple[int, int, int, str, str]:
     element = ELEMENTS[features.index(1.0, 0, n_elements)]
     degree = features.index(1.0, n_elements) - n_elements
     n_hydrogens = round(4 * features[n_elements + MAX_DEGREE + 1])
-    conjugated, unsaturated = features[-2:]
+    conjugated, unsaturated = features[N_ATOM_FEATURES - 2 : N_ATOM_FEATURES]
     return element, degree, n_hydrogens, "r" if conjugated else "", "u" if unsaturated else ""

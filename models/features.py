@@ -1,8 +1,10 @@
 """Atom and bond features that do not depend on how a resonance form was drawn.
 
-Everything is read from the skeleton: elements, degrees (hydrogens are explicit) and rings. Formal charges,
-bond orders and aromatic flags are not used, so a carboxylate, an amidinium or a nitro group has one set
-of features however it is drawn; explicit hydrogens make the protonation state visible without them.
+Nearly everything is read from the skeleton: elements, degrees (hydrogens are explicit) and rings. Bond orders
+and aromatic flags are not used, so a carboxylate, an amidinium or a nitro group has one set of features
+however it is drawn; explicit hydrogens make the protonation state visible without them. The last columns are
+Hueckel's pi populations and bond orders, which tell what atoms beyond the network's reach do; networks made
+without them do not read them.
 """
 
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem
 
+from models.huckel import LONE_PAIR_DEGREE, UNSATURATED_DEGREE, pi_electrons
 from pipeline.errors import RefusedLigandError
 from pipeline.ligand import to_rdkit
 from pipeline.schema import Ligand
@@ -20,13 +23,13 @@ MAX_DEGREE = 6
 RING_SIZES = (3, 4, 5, 6, 7, 8)
 CONJUGATED_RING_SIZES = (5, 6, 7)
 
-UNSATURATED_DEGREE = {6: 3, 7: 2, 8: 1, 16: 1}
-"""At most this many neighbours: the atom must take part in a pi bond (or carry the charge of one)."""
-LONE_PAIR_DEGREE = {7: 3, 8: 2, 16: 2}
-"""With this many neighbours the atom can lend a lone pair to a conjugated ring."""
-
 N_ATOM_FEATURES = len(ELEMENTS) + MAX_DEGREE + 1 + 1 + len(RING_SIZES) + 3
 N_EDGE_FEATURES = 1 + len(RING_SIZES) + 2
+"""of the skeleton"""
+N_PI_FEATURES = 1
+"""more columns of either kind: pi electrons"""
+_PI_STEP = 0.02
+"""pi electrons are rounded to this: numerical noise must not tell equivalent atoms apart"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,11 +37,11 @@ class MolecularGraph:
     """The network's view of one ligand."""
 
     atom_features: NDArray[np.float32]
-    """(n_atoms, N_ATOM_FEATURES)"""
+    """(n_atoms, N_ATOM_FEATURES + N_PI_FEATURES)"""
     edges: NDArray[np.int64]
     """(2 n_bonds, 2): source, destination; each bond in both directions"""
     edge_features: NDArray[np.float32]
-    """(2 n_bonds, N_EDGE_FEATURES)"""
+    """(2 n_bonds, N_EDGE_FEATURES + N_PI_FEATURES)"""
     total_charge: int
     """elementary charges"""
 
@@ -57,12 +60,12 @@ def graph_of_molecule(mol: Chem.Mol, *, name: str, total_charge: int) -> Molecul
     conjugated = [ring for ring in rings if _is_conjugated_ring(mol, ring)]
     bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
     edges = np.array(bonds + [(j, i) for i, j in bonds], dtype=np.int64).reshape(-1, 2)
-    bond_features = np.array(
-        [_bond_features(mol, pair, rings, conjugated) for pair in bonds], dtype=np.float32
-    ).reshape(-1, N_EDGE_FEATURES)
-    atoms = [_atom_features(atom, name, rings, conjugated) for atom in mol.GetAtoms()]
+    excess, order = (np.round(values / _PI_STEP) * _PI_STEP + 0.0 for values in pi_electrons(mol))
+    of_bonds = np.array([_bond_features(mol, pair, rings, conjugated) for pair in bonds])
+    bond_features = np.column_stack([of_bonds.reshape(-1, N_EDGE_FEATURES), order]).astype(np.float32)
+    of_atoms = [_atom_features(atom, name, rings, conjugated) for atom in mol.GetAtoms()]
     return MolecularGraph(
-        atom_features=np.array(atoms, dtype=np.float32),
+        atom_features=np.column_stack([np.array(of_atoms), excess]).astype(np.float32),
         edges=edges,
         edge_features=np.concatenate([bond_features, bond_features]),
         total_charge=total_charge,

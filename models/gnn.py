@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.features import N_ATOM_FEATURES, N_EDGE_FEATURES
+from models.features import N_ATOM_FEATURES, N_EDGE_FEATURES, N_PI_FEATURES
 from models.graph import GraphBatch, to_dgl
 
 Aggregate = Callable[[Tensor], Tensor]
@@ -52,35 +52,38 @@ AGGREGATES: dict[str, Callable[[GraphBatch], Aggregate]] = {"torch": torch_aggre
 class MessageLayer(nn.Module):
     """One round of messages along the bonds, added to the atom embedding."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, n_edge_features: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         self.source = nn.Linear(width, width)
-        self.edge = nn.Linear(N_EDGE_FEATURES, width, bias=False)
+        self.edge = nn.Linear(n_edge_features, width, bias=False)
         self.update = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, embedding: Tensor, batch: GraphBatch, aggregate: Aggregate) -> Tensor:
         """(n_atoms, width) -> (n_atoms, width)."""
         normed = self.norm(embedding)
         source = self.source(normed).index_select(0, batch.edge_source)
-        messages = nn.functional.silu(source + self.edge(batch.edge_features))
+        messages = nn.functional.silu(source + self.edge(batch.edge_features[:, : self.edge.in_features]))
         return embedding + self.update(self.dropout(torch.cat([normed, aggregate(messages)], dim=1)))
 
 
 class GraphEncoder(nn.Module):
-    """Atom features in, atom embeddings out."""
+    """Atom features in, atom embeddings out; `pi`: of the features, pi electrons too."""
 
-    def __init__(self, width: int, n_layers: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, n_layers: int, dropout: float = 0.0, *, pi: bool = False) -> None:
         super().__init__()
-        self.embed = nn.Linear(N_ATOM_FEATURES, width)
-        self.layers = nn.ModuleList(MessageLayer(width, dropout) for _ in range(n_layers))
+        n_more = N_PI_FEATURES if pi else 0
+        self.embed = nn.Linear(N_ATOM_FEATURES + n_more, width)
+        self.layers = nn.ModuleList(
+            MessageLayer(width, N_EDGE_FEATURES + n_more, dropout) for _ in range(n_layers)
+        )
         self.norm = nn.LayerNorm(width)
 
     def forward(self, batch: GraphBatch, backend: Backend = "torch") -> Tensor:
         """Return (n_atoms, width)."""
         aggregate = AGGREGATES[backend](batch)
-        embedding = self.embed(batch.atom_features)
+        embedding = self.embed(batch.atom_features[:, : self.embed.in_features])
         for layer in self.layers:
             embedding = layer(embedding, batch, aggregate)
         return self.norm(embedding)

@@ -16,13 +16,13 @@ class GraphBatch:
     """Several molecular graphs side by side: atoms concatenated, edges with offsets."""
 
     atom_features: Tensor
-    """(n_atoms, N_ATOM_FEATURES)"""
+    """(n_atoms, N_ATOM_FEATURES + N_PI_FEATURES)"""
     edge_source: Tensor
     """(n_edges,) atom indices"""
     edge_destination: Tensor
     """(n_edges,) atom indices"""
     edge_features: Tensor
-    """(n_edges, N_EDGE_FEATURES)"""
+    """(n_edges, N_EDGE_FEATURES + N_PI_FEATURES)"""
     atom_molecule: Tensor
     """(n_atoms,) which molecule an atom belongs to"""
     total_charge: Tensor

@@ -16,9 +16,17 @@ from pipeline.settings import Form
 class ValenceNetwork(nn.Module):
     """One graph encoder shared by the four valence readouts."""
 
-    def __init__(self, width: int, n_layers: int, dropout: float = 0.0, form: Form = "class1") -> None:
+    def __init__(
+        self,
+        width: int,
+        n_layers: int,
+        dropout: float = 0.0,
+        form: Form = "class1",
+        *,
+        pi: bool = False,
+    ) -> None:
         super().__init__()
-        self.encoder = GraphEncoder(width, n_layers, dropout)
+        self.encoder = GraphEncoder(width, n_layers, dropout, pi=pi)
         self.form: Form = form
         self.readouts = ValenceReadouts(width, form)
 

@@ -123,7 +123,7 @@ def load_model_folder(folder: Path, *, with_domain: bool = True) -> Model:
         _check_conventions(manifest, folder)
         charges = ChargeEnsemble(
             [
-                ChargeNetwork(sizes["charges"].width, sizes["charges"].n_layers)
+                ChargeNetwork(sizes["charges"].width, sizes["charges"].n_layers, pi=sizes["charges"].pi)
                 for _ in range(manifest["n_charge_members"])
             ]
         )
@@ -155,7 +155,8 @@ def load_model_folder(folder: Path, *, with_domain: bool = True) -> Model:
 
 
 def _ensemble(size: NetworkConfig, n_members: int, form: Form) -> ValenceEnsemble:
-    return ValenceEnsemble([ValenceNetwork(size.width, size.n_layers, form=form) for _ in range(n_members)])
+    members = [ValenceNetwork(size.width, size.n_layers, form=form, pi=size.pi) for _ in range(n_members)]
+    return ValenceEnsemble(members)
 
 
 def _check_conventions(manifest: dict[str, object], folder: Path) -> None:

@@ -31,7 +31,8 @@ def train_charges(
 
     def train_one(number: int) -> ChargeNetwork:
         torch.manual_seed(seed + 1000 * number)
-        model = ChargeNetwork(config.network.width, config.network.n_layers, config.network.dropout)
+        size = config.network
+        model = ChargeNetwork(size.width, size.n_layers, size.dropout, pi=size.pi)
 
         def loss(batch: Sequence[int], generator: np.random.Generator) -> Tensor:  # noqa: ARG001 - none drawn
             return charge_loss(model, [examples[index] for index in batch])

@@ -166,12 +166,12 @@ class _Crew:
             self.report(f"member {number}: {text}")
 
         torch.manual_seed(seed)
-        model = ValenceNetwork(size.width, size.n_layers, size.dropout).to(stage.device)
+        model = ValenceNetwork(size.width, size.n_layers, size.dropout, pi=size.pi).to(stage.device)
         prior_stage = _prior_stage(config, model, [row for row in rows if row.prior is not None])
         run_stage(prior_stage, config.prior.schedule, seed=seed + 1, folder=folder, report=report)
         for position, step in enumerate(steps):
             if step.form == "class2" and model.form == "class1":
-                richer = ValenceNetwork(size.width, size.n_layers, size.dropout, form="class2")
+                richer = ValenceNetwork(size.width, size.n_layers, size.dropout, "class2", pi=size.pi)
                 richer.load_state_dict(richer.state_dict() | model.state_dict())
                 model = richer.to(stage.device)
             on_qm = qm_stage(step.name, self.config, model, rows, self.score, max_confs=step.max_confs)
