@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.energy import energy
-from models.features import N_ATOM_FEATURES, N_EDGE_FEATURES, build_graph
+from models.features import N_ATOM_FEATURES, N_EDGE_FEATURES, N_PI_FEATURES, build_graph
 from models.gnn import GraphEncoder
 from models.graph import collate_graphs
 from models.network import ValenceNetwork
@@ -55,8 +55,8 @@ def test_dgl_and_torch_energies_agree_to_second_order(build_ligand):
 def test_features_have_the_stated_width(build_ligand):
     """Feature arrays have the widths the networks are built for, each bond in both directions."""
     graph = build_graph(build_ligand("C1CC1C#N"))
-    assert graph.atom_features.shape == (10, N_ATOM_FEATURES)
-    assert graph.edge_features.shape == (20, N_EDGE_FEATURES)
+    assert graph.atom_features.shape == (10, N_ATOM_FEATURES + N_PI_FEATURES)
+    assert graph.edge_features.shape == (20, N_EDGE_FEATURES + N_PI_FEATURES)
     assert {tuple(e) for e in graph.edges} == {tuple(e[::-1]) for e in graph.edges}
 
 
