@@ -58,12 +58,15 @@ def graph_of_molecule(mol: Chem.Mol, *, name: str, total_charge: int) -> Molecul
     """Do the same for an RDKit molecule with explicit hydrogens."""
     rings = [frozenset(ring) for ring in Chem.GetSymmSSSR(mol)]
     conjugated = [ring for ring in rings if _is_conjugated_ring(mol, ring)]
-    bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
+    # By index: RDKit's own iteration takes four times as long.
+    atoms = [mol.GetAtomWithIdx(index) for index in range(mol.GetNumAtoms())]
+    mol_bonds = [mol.GetBondWithIdx(index) for index in range(mol.GetNumBonds())]
+    bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol_bonds]
     edges = np.array(bonds + [(j, i) for i, j in bonds], dtype=np.int64).reshape(-1, 2)
     excess, order = (np.round(values / _PI_STEP) * _PI_STEP + 0.0 for values in pi_electrons(mol))
     of_bonds = np.array([_bond_features(mol, pair, rings, conjugated) for pair in bonds])
     bond_features = np.column_stack([of_bonds.reshape(-1, N_EDGE_FEATURES), order]).astype(np.float32)
-    of_atoms = [_atom_features(atom, name, rings, conjugated) for atom in mol.GetAtoms()]
+    of_atoms = [_atom_features(atom, name, rings, conjugated) for atom in atoms]
     return MolecularGraph(
         atom_features=np.column_stack([np.array(of_atoms), excess]).astype(np.float32),
         edges=edges,

@@ -36,10 +36,11 @@ def pi_electrons(mol: Chem.Mol) -> tuple[FloatArray, FloatArray]:
     `mol` has explicit hydrogens. Both are zero outside conjugated systems, which have at least two atoms.
     """
     excess, order = np.zeros(mol.GetNumAtoms()), np.zeros(mol.GetNumBonds())
-    atoms = list(mol.GetAtoms())
+    atoms = [mol.GetAtomWithIdx(index) for index in range(mol.GetNumAtoms())]
+    mol_bonds = [mol.GetBondWithIdx(index) for index in range(mol.GetNumBonds())]
     numbers = [atom.GetAtomicNum() for atom in atoms]
     degrees = [atom.GetDegree() for atom in atoms]
-    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
+    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol_bonds]
     brings_one = [d <= UNSATURATED_DEGREE.get(z, -1) for z, d in zip(numbers, degrees, strict=True)]
     lends = [d == LONE_PAIR_DEGREE.get(z, -1) for z, d in zip(numbers, degrees, strict=True)]
     pi_bonds = [
@@ -98,7 +99,7 @@ def _density(hamiltonian: FloatArray, n_electrons: int) -> FloatArray:
         filling = np.full(len(energies), float(n_pairs > 0))
     else:
         low, high = energies[0] - 1.0, energies[-1] + 1.0
-        for _ in range(60):
+        for _ in range(40):
             level = 0.5 * (low + high)
             filling = 1.0 / (1.0 + np.exp((energies - level) / _SMEARING))
             low, high = (level, high) if filling.sum() < n_pairs else (low, level)
