@@ -16,7 +16,7 @@ from flows.campaign_flow import FLOW_NAME, FlowLog, run_in_prefect
 from flows.reconcile import name_host, reconcile
 from flows.request import store_place
 from flows.retraining import retrain
-from flows.server_away import Teller
+from flows.server_away import Teller, wait_for_server
 from flows.service import (
     Job,
     Service,
@@ -33,6 +33,8 @@ from pipeline.store import QMStore
 from pipeline.store.care import verify
 
 SERVICE_FLOW_NAME = "parmflow service"
+SERVER_PATIENCE = 60.0
+"""seconds; a server that is started together with us takes some ten"""
 _DESCRIPTIONS: dict[Job, str] = {
     "inbox": "Runs every library file of the inbox that was not run yet.",
     "refine": "Refines what came in, as far as the QM budget goes.",
@@ -126,12 +128,14 @@ def serve_service(service: Service, source: Path | None) -> None:
     Raises SettingsError without a Prefect server, since only a server fires schedules, and where another
     `parmflow serve` is at work for the same service.
     """
-    if not PREFECT_API_URL.value():
+    url = PREFECT_API_URL.value()
+    if not url:
         raise SettingsError(
             "no Prefect server is set: start one with `prefect server start` and set PREFECT_API_URL"
         )
     if not service.inbox.is_dir():
         raise SettingsError(f"{service.inbox}: no such folder")
+    wait_for_server(url, SERVER_PATIENCE)
     lock_path(service, "inbox").parent.mkdir(parents=True, exist_ok=True)
     reconcile([FLOW_NAME, SERVICE_FLOW_NAME])
     serve(deployments_of(service, source), limit=len(service.crons()))

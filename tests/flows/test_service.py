@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from typer.testing import CliRunner
 from flows import registry
 from flows.cli import app
 from flows.retraining import judge
+from flows.server_away import wait_for_server
 from flows.service import build_service, folder_of, library_files, read_service, request_for
 from flows.service_flow import deployments_of
 from models.dataset import read_qm_examples
@@ -54,6 +57,40 @@ def test_the_documented_settings_file_is_valid():
     assert service.crons() == {"inbox": "*/10 * * * *", "refine": "0 1 * * *", "verify": "0 6 * * 0"}
     assert service.inbox == ROOT / "docs" / "inbox"
     assert service.settings.notify.failed_fraction == 0.2
+
+
+def test_a_server_that_is_still_starting_is_waited_for(capsys):
+    """Started together, as by docker compose: the first answers come late, and some as errors."""
+    asked = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(503 if len(asked) < 3 else 200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server, bind_and_activate=False)
+    server.server_bind()
+    late = threading.Timer(1.0, lambda: (server.server_activate(), server.serve_forever()))
+    late.start()
+    try:
+        wait_for_server(f"http://127.0.0.1:{server.server_port}/api", patience=60.0)
+    finally:
+        server.shutdown()
+        late.join()
+        server.server_close()
+    assert asked == ["/api/health"] * 3
+    assert capsys.readouterr().err.count("waiting for the Prefect server") == 1
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/api", "nonsense", "http://:x/"])
+def test_a_server_that_does_not_answer_is_said_in_a_sentence(url):
+    """Nobody there, or no address at all."""
+    with pytest.raises(SettingsError, match="no Prefect server answers at PREFECT_API_URL"):
+        wait_for_server(url, patience=0.0)
 
 
 def test_schedules_are_in_utc(service):
