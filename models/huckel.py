@@ -13,6 +13,7 @@ a bond of two hetero atoms the product of their two bonds to carbon.
 import numpy as np
 from rdkit import Chem
 
+from pipeline.atoms import atoms_of, bonds_of
 from pipeline.schema import FloatArray
 
 UNSATURATED_DEGREE = {6: 3, 7: 2, 8: 1, 16: 1}
@@ -36,11 +37,10 @@ def pi_electrons(mol: Chem.Mol) -> tuple[FloatArray, FloatArray]:
     `mol` has explicit hydrogens. Both are zero outside conjugated systems, which have at least two atoms.
     """
     excess, order = np.zeros(mol.GetNumAtoms()), np.zeros(mol.GetNumBonds())
-    atoms = [mol.GetAtomWithIdx(index) for index in range(mol.GetNumAtoms())]
-    mol_bonds = [mol.GetBondWithIdx(index) for index in range(mol.GetNumBonds())]
+    atoms = atoms_of(mol)
     numbers = [atom.GetAtomicNum() for atom in atoms]
     degrees = [atom.GetDegree() for atom in atoms]
-    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol_bonds]
+    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds_of(mol)]
     brings_one = [d <= UNSATURATED_DEGREE.get(z, -1) for z, d in zip(numbers, degrees, strict=True)]
     lends = [d == LONE_PAIR_DEGREE.get(z, -1) for z, d in zip(numbers, degrees, strict=True)]
     pi_bonds = [

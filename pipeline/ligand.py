@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from rdkit import Chem, rdBase
 
+from pipeline.atoms import atoms_of
 from pipeline.errors import LigandError, RecordError, RefusedLigandError
 from pipeline.library import Record
 from pipeline.mol2 import read_mol2
@@ -77,10 +78,10 @@ def _read_mapped(mapped_smiles: str) -> Chem.Mol:
     if mol is None:
         raise RecordError(f"RDKit cannot read the mapped SMILES {mapped_smiles!r}")
     order: list[int] = [0] * mol.GetNumAtoms()
-    for atom in mol.GetAtoms():
+    for atom in atoms_of(mol):
         order[atom.GetAtomMapNum() - 1] = atom.GetIdx()
     mol = Chem.RenumberAtoms(mol, order)
-    for atom in mol.GetAtoms():
+    for atom in atoms_of(mol):
         atom.SetAtomMapNum(0)
     Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
     return mol
@@ -94,7 +95,7 @@ def ligand_from_rdkit(mol: Chem.Mol, name: str) -> Ligand:
 def _mapped_smiles(mol: Chem.Mol) -> str:
     mapped = Chem.Mol(mol)
     mapped.RemoveAllConformers()
-    for atom in mapped.GetAtoms():
+    for atom in atoms_of(mapped):
         atom.SetAtomMapNum(atom.GetIdx() + 1)
         # Else RDKit may write a meso ring as its mirror image, which for labelled atoms is another molecule.
         atom.ClearProp("_ringStereoAtoms")
@@ -138,7 +139,7 @@ def _parse(record: Record) -> Chem.Mol:
     if raw.GetNumAtoms() == 0:
         raise RefusedLigandError("the record has no atoms; give a SMILES or a molblock", kind="empty")
     check_symbols(raw)
-    for atom in raw.GetAtoms():
+    for atom in atoms_of(raw):
         atom.SetAtomMapNum(0)
     mol = Chem.Mol(raw)
     try:
@@ -160,7 +161,7 @@ def _parse(record: Record) -> Chem.Mol:
         mol = Chem.MolFromMolBlock(record.text, sanitize=True, removeHs=False)
         if mol is None:
             raise RecordError("RDKit cannot read this molblock; write it anew from your drawing program")
-        for atom in mol.GetAtoms():
+        for atom in atoms_of(mol):
             atom.SetAtomMapNum(0)
     return mol
 
@@ -185,18 +186,18 @@ def _parse_raw(record: Record) -> Chem.Mol:
 def _order_smiles_atoms(mol: Chem.Mol) -> Chem.Mol:
     """Add hydrogens; heavy atoms as written first, then hydrogens by heavy atom."""
     mol = Chem.AddHs(mol)
-    hydrogens = [a for a in mol.GetAtoms() if a.GetAtomicNum() == 1]
-    heavy = [a.GetIdx() for a in mol.GetAtoms() if a.GetAtomicNum() != 1]
+    hydrogens = [a for a in atoms_of(mol) if a.GetAtomicNum() == 1]
+    heavy = [a.GetIdx() for a in atoms_of(mol) if a.GetAtomicNum() != 1]
     parent = {h.GetIdx(): min((n.GetIdx() for n in h.GetNeighbors()), default=-1) for h in hydrogens}
     return Chem.RenumberAtoms(mol, heavy + sorted(parent, key=lambda h: (parent[h], h)))
 
 
 def _complete_molblock(mol: Chem.Mol) -> Chem.Mol:
     """Add hydrogens to a 2-D drawing that has none; refuse any other molblock that lacks some."""
-    bare = [a for a in mol.GetAtoms() if a.GetTotalNumHs() > 0]
+    bare = [a for a in atoms_of(mol) if a.GetTotalNumHs() > 0]
     if not bare:
         return mol
-    has_hydrogens = any(a.GetAtomicNum() == 1 for a in mol.GetAtoms())
+    has_hydrogens = any(a.GetAtomicNum() == 1 for a in atoms_of(mol))
     if _is_3d(mol) or has_hydrogens:
         raise RefusedLigandError(
             f"missing hydrogens at {name_atoms(bare)}; add hydrogens first, or state the formal charge "
@@ -278,19 +279,19 @@ def _preference(mol: Chem.Mol) -> tuple[int, int, int, int, str]:
 
     So what a chemist would draw comes first.
     """
-    charged = [atom for atom in mol.GetAtoms() if atom.GetFormalCharge()]
+    charged = [atom for atom in atoms_of(mol) if atom.GetFormalCharge()]
     return (
         sum(abs(atom.GetFormalCharge()) for atom in charged),
         sum(stands_alone(atom) for atom in charged),
         sum(atom.GetAtomicNum() == 6 for atom in charged),
-        -sum(atom.GetIsAromatic() for atom in mol.GetAtoms()),
+        -sum(atom.GetIsAromatic() for atom in atoms_of(mol)),
         Chem.MolToSmiles(mol),
     )
 
 
 def _n_changes(drawn: Chem.Mol, form: Chem.Mol) -> int:
     """In how many formal charges a form differs from the drawing: of two mirror images the drawn one wins."""
-    pairs = zip(drawn.GetAtoms(), form.GetAtoms(), strict=True)
+    pairs = zip(atoms_of(drawn), atoms_of(form), strict=True)
     return sum(a.GetFormalCharge() != b.GetFormalCharge() for a, b in pairs)
 
 
@@ -303,5 +304,5 @@ def _read_canonical(text: str) -> Chem.Mol:
 
 
 def _heavy_first(mol: Chem.Mol, idxs: list[int]) -> list[int]:
-    is_hydrogen = [atom.GetAtomicNum() == 1 for atom in mol.GetAtoms()]
+    is_hydrogen = [atom.GetAtomicNum() == 1 for atom in atoms_of(mol)]
     return [i for i in idxs if not is_hydrogen[i]] + [i for i in idxs if is_hydrogen[i]]

@@ -2,6 +2,7 @@
 
 from rdkit import Chem
 
+from pipeline.atoms import atoms_of, bonds_of
 from pipeline.errors import RefusedLigandError
 from pipeline.resonance import resonance_forms
 from pipeline.settings import LigandRules
@@ -19,7 +20,7 @@ _BOND_TYPES = frozenset(
 
 def check_symbols(mol: Chem.Mol) -> None:
     """Refuse placeholders before anything is made of them."""
-    dummies = [a for a in mol.GetAtoms() if a.GetAtomicNum() == 0 or a.HasQuery()]
+    dummies = [a for a in atoms_of(mol) if a.GetAtomicNum() == 0 or a.HasQuery()]
     if dummies:
         raise RefusedLigandError(
             f"placeholder or query atoms at {name_atoms(dummies)}; replace each by a real atom",
@@ -31,12 +32,12 @@ def check_bonds(mol: Chem.Mol) -> None:
     """Refuse bonds of unusual order, dative bonds and query bonds; those of metals are refused as metals."""
     odd = [
         bond
-        for bond in mol.GetBonds()
+        for bond in bonds_of(mol)
         if bond.HasQuery()
         or bond.GetBondType() not in _BOND_TYPES
         or (bond.GetBondType() == Chem.BondType.AROMATIC and not bond.GetIsAromatic())
     ]
-    if odd and all(atom.GetAtomicNum() in _NON_METALS for atom in mol.GetAtoms()):
+    if odd and all(atom.GetAtomicNum() in _NON_METALS for atom in atoms_of(mol)):
         raise RefusedLigandError(
             f"bond that is not single, double, triple or aromatic at {name_atoms([odd[0].GetBeginAtom()])}; "
             "draw it as one of these",
@@ -48,13 +49,13 @@ def check_metals(mol: Chem.Mol) -> None:
     """Refuse metals, save the lone alkali and alkaline earth ions that make a salt."""
     metals = [
         a
-        for a in mol.GetAtoms()
+        for a in atoms_of(mol)
         if a.GetAtomicNum() not in _NON_METALS
         and not (a.GetAtomicNum() in _ALKALI_AND_ALKALINE_EARTH and a.GetDegree() == 0)
     ]
     if metals or (mol.GetNumAtoms() == 1 and mol.GetAtomWithIdx(0).GetAtomicNum() not in _NON_METALS):
         raise RefusedLigandError(
-            f"metal at {name_atoms(metals or list(mol.GetAtoms()))}; metals and their complexes need a "
+            f"metal at {name_atoms(metals or atoms_of(mol))}; metals and their complexes need a "
             "force field of their own; remove the metal or use a metal-centre tool",
             kind="metal",
         )
@@ -63,7 +64,7 @@ def check_metals(mol: Chem.Mol) -> None:
 def check_atoms(mol: Chem.Mol, rules: LigandRules) -> None:
     """Refuse unsupported elements, isotopes, radicals, hypervalent centres and what is too large already."""
     check_size(mol.GetNumAtoms(), rules)
-    foreign = [a for a in mol.GetAtoms() if a.GetSymbol() not in rules.elements]
+    foreign = [a for a in atoms_of(mol) if a.GetSymbol() not in rules.elements]
     if foreign:
         raise RefusedLigandError(
             f"element without parameters at {name_atoms(foreign)}; supported are {', '.join(rules.elements)}",
@@ -71,25 +72,25 @@ def check_atoms(mol: Chem.Mol, rules: LigandRules) -> None:
         )
     if mol.GetNumAtoms() == 1 and mol.GetAtomWithIdx(0).GetTotalNumHs() == 0:
         raise RefusedLigandError(
-            f"a single atom, {name_atoms(list(mol.GetAtoms()))}, has no terms to fit; take its parameters "
+            f"a single atom, {name_atoms(atoms_of(mol))}, has no terms to fit; take its parameters "
             "from the water model",
             kind="single-atom",
         )
-    labelled = [a for a in mol.GetAtoms() if a.GetIsotope()]
+    labelled = [a for a in atoms_of(mol) if a.GetIsotope()]
     if labelled:
         raise RefusedLigandError(
             f"isotope label at {name_atoms(labelled)}; remove it and set the mass in the MD engine: a force "
             "field does not depend on it",
             kind="isotope",
         )
-    radicals = [a for a in mol.GetAtoms() if a.GetNumRadicalElectrons()]
+    radicals = [a for a in atoms_of(mol) if a.GetNumRadicalElectrons()]
     if radicals:
         raise RefusedLigandError(
             f"unpaired electron at {name_atoms(radicals)}; add the missing hydrogen or charge: only closed "
             "shells are parametrised",
             kind="radical",
         )
-    crowded = [a for a in mol.GetAtoms() if _n_domains(a) > 4]
+    crowded = [a for a in atoms_of(mol) if _n_domains(a) > 4]
     if crowded:
         raise RefusedLigandError(
             f"more than four neighbours and lone pairs at {name_atoms(crowded)}: angles near both 90 and 180 "
@@ -123,7 +124,7 @@ def check_stereo(mol: Chem.Mol, rules: LigandRules) -> None:
     delocalised = {
         bond.GetIdx()
         for form in resonance_forms(mol)
-        for bond in form.GetBonds()
+        for bond in bonds_of(form)
         if bond.GetBondType() == Chem.BondType.SINGLE
     }
     centres = list_unspecified_stereo(mol, delocalised)

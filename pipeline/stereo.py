@@ -8,6 +8,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 
+from pipeline.atoms import atoms_of, bonds_of
 from pipeline.schema import FloatArray
 
 _CIS = (Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS)
@@ -48,7 +49,7 @@ def _without_ammonium_protons(mol: Chem.Mol) -> Chem.Mol:
     """Copy without a proton on each ammonium, so that no other centre seems to depend on a nitrogen's."""
     editable = Chem.RWMol(mol)
     protons = []
-    for atom in editable.GetAtoms():
+    for atom in atoms_of(editable):
         atom.SetIntProp(_ORIGIN, atom.GetIdx())
         hydrogens = [n.GetIdx() for n in atom.GetNeighbors() if n.GetAtomicNum() == 1]
         if atom.GetAtomicNum() == 7 and atom.GetDegree() == 4 and hydrogens and atom.GetFormalCharge() == 1:
@@ -67,8 +68,8 @@ def _original(mol: Chem.Mol, atom: Chem.Atom) -> Chem.Atom:
 
 def count_specified_stereo(mol: Chem.Mol) -> int:
     """Number of stereocentres and double bonds whose arrangement is stated."""
-    atoms = sum(atom.GetChiralTag() in _TETRAHEDRAL for atom in mol.GetAtoms())
-    return atoms + sum(bond.GetStereo() in _CIS + _TRANS for bond in mol.GetBonds())
+    atoms = sum(atom.GetChiralTag() in _TETRAHEDRAL for atom in atoms_of(mol))
+    return atoms + sum(bond.GetStereo() in _CIS + _TRANS for bond in bonds_of(mol))
 
 
 def has_stereo_of(mol: Chem.Mol, coords: FloatArray) -> bool:
@@ -79,12 +80,12 @@ def has_stereo_of(mol: Chem.Mol, coords: FloatArray) -> bool:
     probe = place_atoms(mol, coords)
     with _shapes_that_stay(probe):
         Chem.AssignAtomChiralTagsFromStructure(probe, replaceExistingTags=True)
-    for have, want in zip(probe.GetAtoms(), mol.GetAtoms(), strict=True):
+    for have, want in zip(atoms_of(probe), atoms_of(mol), strict=True):
         if want.GetChiralTag() in _TETRAHEDRAL and have.GetChiralTag() != want.GetChiralTag():
             return False
     return all(
         _is_cis(bond, coords) == (bond.GetStereo() in _CIS)
-        for bond in mol.GetBonds()
+        for bond in bonds_of(mol)
         if bond.GetStereo() in _CIS + _TRANS
     )
 
@@ -103,7 +104,7 @@ def _shapes_that_stay(mol: Chem.Mol) -> Iterator[None]:
     stereocentre and make another molecule of each snapshot.
     """
     allowed = Chem.GetAllowNontetrahedralChirality()
-    Chem.SetAllowNontetrahedralChirality(allowed and any(atom.GetDegree() == 6 for atom in mol.GetAtoms()))
+    Chem.SetAllowNontetrahedralChirality(allowed and any(atom.GetDegree() == 6 for atom in atoms_of(mol)))
     try:
         yield
     finally:
@@ -123,7 +124,7 @@ def place_atoms(mol: Chem.Mol, coords: FloatArray) -> Chem.Mol:
 
 def forget_inverting_nitrogen(mol: Chem.Mol) -> None:
     """Drop, in place, stereo at nitrogen that inverts: a snapshot of a geometry, not a property."""
-    for atom in mol.GetAtoms():
+    for atom in atoms_of(mol):
         if _inverts(atom):
             atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
     Chem.AssignStereochemistry(mol, cleanIt=True, force=True)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem
 
+from pipeline.atoms import atoms_of, bonds_of
 from pipeline.ligand import to_rdkit
 from pipeline.schema import CrossTerms, IntArray, Ligand, MMParameters, Topology
 
@@ -25,8 +26,8 @@ def build_topology(ligand: Ligand) -> Topology:
 
 def topology_of_molecule(mol: Chem.Mol) -> Topology:
     """Do the same for an RDKit molecule whose hydrogens are explicit."""
-    neighbours = [sorted(n.GetIdx() for n in atom.GetNeighbors()) for atom in mol.GetAtoms()]
-    bonds = sorted(tuple(sorted((b.GetBeginAtomIdx(), b.GetEndAtomIdx()))) for b in mol.GetBonds())
+    neighbours = [sorted(n.GetIdx() for n in atom.GetNeighbors()) for atom in atoms_of(mol)]
+    bonds = sorted(tuple(sorted((b.GetBeginAtomIdx(), b.GetEndAtomIdx()))) for b in bonds_of(mol))
     angles = [(i, j, k) for j, ends in enumerate(neighbours) for i, k in combinations(ends, 2)]
     linear = linear_centres(mol)
     propers = [
@@ -38,7 +39,7 @@ def topology_of_molecule(mol: Chem.Mol) -> Topology:
         if i != k and m != j and i != m
     ]
     return Topology(
-        atomic_numbers=np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()]),
+        atomic_numbers=np.array([atom.GetAtomicNum() for atom in atoms_of(mol)]),
         bonds=np.array(bonds),
         angles=np.array(angles),
         propers=np.array(sorted(propers)),
@@ -199,7 +200,7 @@ def linear_centres(mol: Chem.Mol) -> set[int]:
     kekulised = Chem.Mol(mol)
     Chem.Kekulize(kekulised, clearAromaticFlags=True)
     linear = set()
-    for atom in kekulised.GetAtoms():
+    for atom in atoms_of(kekulised):
         if atom.GetAtomicNum() in (6, 7) and atom.GetDegree() == 2:
             orders = sorted(bond.GetBondTypeAsDouble() for bond in atom.GetBonds())
             if orders[1] == 3.0 or orders == [2.0, 2.0]:
@@ -210,7 +211,7 @@ def linear_centres(mol: Chem.Mol) -> set[int]:
 def _trefoils(mol: Chem.Mol, neighbours: list[list[int]]) -> list[tuple[int, int, int, int]]:
     """Three same-handed orderings per trigonal centre (SMIRNOFF specification, `ImproperTorsions`)."""
     rows = []
-    for atom in mol.GetAtoms():
+    for atom in atoms_of(mol):
         centre = atom.GetIdx()
         if atom.GetAtomicNum() in IMPROPER_CENTRES and len(neighbours[centre]) == 3:
             a, b, c = neighbours[centre]

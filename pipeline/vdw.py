@@ -10,6 +10,7 @@ from importlib import resources
 
 import numpy as np
 
+from pipeline.atoms import atoms_of
 from pipeline.errors import ParametersError
 from pipeline.ligand import to_rdkit
 from pipeline.resonance import shared_charges
@@ -31,8 +32,8 @@ def assign_vdw(ligand: Ligand) -> tuple[FloatArray, FloatArray]:
     H1 in arginine, HP in lysine).
     """
     mol = to_rdkit(ligand)
-    if any(atom.GetFormalCharge() > 0 for atom in mol.GetAtoms()):
-        for atom, charge in zip(mol.GetAtoms(), shared_charges(mol), strict=True):
+    if any(atom.GetFormalCharge() > 0 for atom in atoms_of(mol)):
+        for atom, charge in zip(atoms_of(mol), shared_charges(mol), strict=True):
             atom.SetFormalCharge(charge)
     patterns, values = _read_table()
     atoms = [(i,) for i in range(mol.GetNumAtoms())]
