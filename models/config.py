@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import SettingsError
 
@@ -109,9 +109,17 @@ class Round(_Config):
     """minima visited"""
     relaxed: int = Field(default=0, ge=0)
     """molecules all of whose minima are relaxed; where they end they have the energies of the QM minima"""
+    escapes: int = Field(default=0, ge=0)
+    """molecules of which a minimum that was left in these relaxations is visited"""
     schedule: ScheduleConfig
     max_confs: int | None = Field(default=None, ge=2)
     """conformers drawn per row and epoch; None: as before the rounds"""
+
+    @model_validator(mode="after")
+    def _escapes_are_from_relaxations(self) -> "Round":
+        if self.escapes and not self.relaxed:
+            raise ValueError("escapes are found where minima are relaxed: set relaxed")
+        return self
 
 
 class Class2Stage(_Config):

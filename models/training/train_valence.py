@@ -23,7 +23,15 @@ from models.training.dev_score import predictor_of, read_dev_minima, score_minim
 from models.training.optimise import Report, Stage, device_of, run_stage
 from models.training.rows import Labeller, prepare_rows, sage_labeller
 from models.training.side_by_side import side_by_side
-from models.training.visits import RELAXED_SOURCE, SOURCE, CheapLevel, relax_minima, visit
+from models.training.visits import (
+    LEFT_SOURCE,
+    ON_THE_WAY_OUT,
+    RELAXED_SOURCE,
+    SOURCE,
+    CheapLevel,
+    relax_minima,
+    visit,
+)
 from pipeline.settings import Form
 
 DEV_TABLE = Path("qm") / "dev.parquet"
@@ -55,6 +63,8 @@ class Step:
     """minima that the members' mean visits before"""
     n_relaxed: int = 0
     """molecules all of whose minima the members' mean relaxes before"""
+    n_escapes: int = 0
+    """molecules of which a minimum left in these relaxations is visited"""
 
 
 def steps_of(config: TrainConfig) -> list[Step]:
@@ -82,6 +92,7 @@ def _steps_of_form(
             max_confs=one.max_confs or max_confs,
             n_visits=one.visits,
             n_relaxed=one.relaxed,
+            n_escapes=one.escapes,
         )
         for number, one in enumerate(rounds, start=1)
     ]
@@ -116,6 +127,8 @@ def train_valence(
         if step.n_visits and cheap is not None:
             rows = rows + crew.visited(step, ensembles[step.form][-1], tables, cheap, prior)
         relaxed = crew.relaxed(step, ensembles[step.form][-1], tables, prior) if step.n_relaxed else []
+        if step.n_escapes and cheap is not None:
+            rows = rows + crew.escaped(step, ensembles[step.form][-1], cheap, prior)
         ensembles[step.form].append(crew.train(steps[: number + 1], rows + relaxed))
     class2 = None
     if config.class2 is not None:
@@ -208,8 +221,28 @@ class _Crew:
         def rows_of(examples: list[QMExample], _: int) -> Iterable[dict[str, Any]]:
             return relax_minima(examples, predictor)
 
-        table = self.folder / f"{step.name}-relaxed" / "relaxed.parquet"
-        return self._rows(table, RELAXED_SOURCE, chosen, rows_of, prior)
+        return self._rows(self._relaxed_table(step), RELAXED_SOURCE, chosen, rows_of, prior)
+
+    def escaped(
+        self, step: Step, ensemble: ValenceEnsemble, cheap: CheapLevel, prior: Labeller
+    ) -> list[TrainingRow]:
+        """Rows of visits to minima that the relaxations before this step left."""
+        predictor, seed = predictor_of(self.charges, ensemble, step.form), _seed_of(step, self.config)
+        table = self._relaxed_table(step)
+        parts = sorted(table.parent.glob(f"*/{table.name}"), key=lambda path: int(path.parent.name))
+        found = pd.concat([pd.read_parquet(part) for part in parts])
+        chosen = _choose(found[found["source"] == LEFT_SOURCE], step.n_escapes, seed)
+        if chosen.empty:
+            return []
+
+        def rows_of(examples: list[QMExample], start: int) -> Iterable[dict[str, Any]]:
+            return visit(examples, predictor, cheap, seed=seed + start, stops=ON_THE_WAY_OUT)
+
+        visited = self.folder / f"{step.name}-escapes" / "visited.parquet"
+        return self._rows(visited, SOURCE, chosen, rows_of, prior)
+
+    def _relaxed_table(self, step: Step) -> Path:
+        return self.folder / f"{step.name}-relaxed" / "relaxed.parquet"
 
     def _rows(
         self,

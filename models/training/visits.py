@@ -39,9 +39,11 @@ Surface = Callable[[FloatArray], tuple[float, FloatArray]]
 CheapLevel = Callable[[np.ndarray, int], Surface]
 """DOOR: atomic numbers (n_atoms,) and total charge -> the molecule's surface; QMError where there is none"""
 
-SOURCE, RELAXED_SOURCE = "near-minima", "relaxed-minima"
+SOURCE, RELAXED_SOURCE, LEFT_SOURCE = "near-minima", "relaxed-minima", "left-minima"
 HALFWAY = 6
 """evaluations after which a relaxation is about half done"""
+ON_THE_WAY_OUT = (HALFWAY // 2, HALFWAY, 2 * HALFWAY)
+"""evaluations after which one that leaves its minimum is looked at"""
 LARGEST_GRADIENT = 500.0
 """kcal/mol/angstrom: above, a dihedral nearly in line has made the anchor's linear part meaningless; of
 38,979 points of six rounds it was one within 30 kcal/mol of its minimum, by 3.9e8"""
@@ -49,11 +51,19 @@ N_SOFT = 24
 """soft modes along which one more point is displaced, each by kT/2"""
 
 
+_KINDS = {SOURCE: "near-minimum", RELAXED_SOURCE: "relaxed-minima", LEFT_SOURCE: "minima"}
+
+
 def visit(
-    examples: Sequence[QMExample], predictor: Predictor, cheap: CheapLevel, seed: int
+    examples: Sequence[QMExample],
+    predictor: Predictor,
+    cheap: CheapLevel,
+    seed: int,
+    stops: Sequence[int] = (HALFWAY,),
 ) -> Iterator[dict[str, Any]]:
-    """Rows of a table (data/qm/README.md), one for a random conformer of each molecule: the DFT minimum, half
-    and end of its relaxation, a random displacement; none where the model or the cheap level fails.
+    """Rows of a table (data/qm/README.md), one for a random conformer of each molecule: the DFT minimum, its
+    relaxation after so many evaluations and at its end, a random displacement; none where the model or the
+    cheap level fails.
     """
     tasks, starts = [], []
     for number, example in enumerate(examples):
@@ -66,11 +76,12 @@ def visit(
         coords = example.coords[conf : conf + 1].astype(np.float64)
         tasks.append(RelaxTask(topology=example.topology, parameters=parameters, coords=coords))
         starts.append((example, generator))
-    halfway, ends = relax(tasks, RelaxSettings(max_evaluations=HALFWAY)), relax(tasks)
-    for (example, generator), task, half, end in zip(starts, tasks, halfway, ends, strict=True):
+    limits = (*(RelaxSettings(max_evaluations=stop) for stop in stops), RelaxSettings())
+    paths = zip(*(relax(tasks, limit) for limit in limits), strict=True)
+    for (example, generator), task, path in zip(starts, tasks, paths, strict=True):
         try:
             surface = cheap(np.array(example.topology.atomic_numbers), example.ligand.total_charge)
-            yield _row(example, task, [half.coords[0], end.coords[0]], surface, generator)
+            yield _row(example, task, [relaxed.coords[0] for relaxed in path], surface, generator)
         except QMError:
             continue
 
@@ -79,7 +90,8 @@ def relax_minima(examples: Sequence[QMExample], predictor: Predictor) -> Iterato
     """Rows of a table, one per molecule: where its QM minima end under the model, with their QM energies.
 
     Without the conformers that turn into another minimum or do not converge; a molecule with less than two
-    others, or without parameters, has no row.
+    others, or without parameters, has no row. Those that turned are in a row of their own, of the source
+    `left-minima`: the QM minima as they are.
     """
     tasks, kept = [], []
     for example in examples:
@@ -94,10 +106,12 @@ def relax_minima(examples: Sequence[QMExample], predictor: Predictor) -> Iterato
         indices = indices_from_topology(example.topology)
         starts = (measure_internals(indices, coords) for coords in example.coords)
         stays = [_stays(indices, *ends) for ends in zip(starts, relaxed.coords, strict=True)]
-        chosen = np.flatnonzero(relaxed.converged & stays)
+        chosen, left = (np.flatnonzero(relaxed.converged & of) for of in (stays, np.logical_not(stays)))
         if len(chosen) >= 2:
             coords, energy = relaxed.coords[chosen], example.energy[chosen]
             yield _table_row(example, RELAXED_SOURCE, example.level, coords, energy)
+        if len(left):
+            yield _table_row(example, LEFT_SOURCE, example.level, example.coords[left], example.energy[left])
 
 
 def _row(
@@ -126,13 +140,13 @@ def _table_row(
     example: QMExample,
     source: str,
     level: str,
-    coords: FloatArray,
+    coords: np.ndarray,
     energy: FloatArray,
     gradient: FloatArray | None = None,
 ) -> dict[str, Any]:
     return {
         "source": source,
-        "kind": "near-minimum" if source == SOURCE else "relaxed-minima",
+        "kind": _KINDS[source],
         "level": level,
         "key": example.key,
         "mapped_smiles": example.ligand.mapped_smiles,

@@ -86,6 +86,7 @@ schedule = { epochs = 1, batch_molecules = 4, learning_rate = 5e-3, keep = "last
 [[rounds]]
 visits = 5
 relaxed = 3
+escapes = 2
 schedule = { epochs = 1, batch_molecules = 4, learning_rate = 5e-3, keep = "last" }
 """
 
@@ -119,6 +120,7 @@ def test_a_training_stopped_between_visits_goes_on_to_the_same_weights(tmp_path,
     steps = ("valence", "round-1", "round-2", "class2", "class2-round-1")
     assert [any(f"member 0: {step} " in line for line in heard) for step in steps] == [True] * 5
     assert sum(line.startswith("visited.parquet: 5 rows") for line in heard) == 3
+    assert sum(line.startswith("visited.parquet: 2 rows") for line in heard) == 1
     assert sum(line.startswith("relaxed.parquet: ") for line in heard) == 1
 
     def stop(line: str) -> None:
@@ -131,6 +133,14 @@ def test_a_training_stopped_between_visits_goes_on_to_the_same_weights(tmp_path,
     for name in ("valence.safetensors", "class2.safetensors", "manifest.json"):
         one, other = (tmp_path / run / "tiny" / "0.1" / name for run in ("straight", "stopped"))
         assert one.read_bytes() == other.read_bytes(), name
+
+
+def test_escapes_without_relaxations_are_refused(tmp_path, data):
+    """Nothing would say which minima were left."""
+    config = tmp_path / "tiny.toml"
+    config.write_text(CONFIG + ROUNDS.replace("relaxed = 3\n", ""))
+    with pytest.raises(SettingsError, match="rounds.1.*set relaxed"):
+        train(config, data, tmp_path / "run", cheap=spring, report=silent)
 
 
 def test_weights_are_the_mean_of_the_last_steps(tmp_path, with_minima):

@@ -15,7 +15,7 @@ from models.predict import load_predictor
 from models.relax import RelaxTask, relax
 from models.terms import TorchParameters, indices_from_topology
 from models.training.near_minima import anchor_at, stiffness_of_internals
-from models.training.visits import relax_minima, visit
+from models.training.visits import LEFT_SOURCE, ON_THE_WAY_OUT, RELAXED_SOURCE, relax_minima, visit
 from pipeline.errors import QMError
 from pipeline.ligand import to_rdkit
 from pipeline.qm.surface import Gfn2Surface
@@ -164,7 +164,16 @@ def test_a_conformer_that_falls_into_another_minimum_is_left_out(conformers, pre
     rdMolTransforms.SetDihedralDeg(conf, oxygen, first, second, ring, 125.0)
     coords = np.stack([conf.GetPositions().astype(np.float32), *conformers.coords[1:]])
     twisted = dataclasses.replace(conformers, coords=coords)
-    (row,) = relax_minima([twisted], predictor)
+    row, left = relax_minima([twisted], predictor)
+    assert [row["source"], left["source"]] == [RELAXED_SOURCE, LEFT_SOURCE]
     np.testing.assert_array_equal(row["energy"], conformers.energy[1:])
+    np.testing.assert_array_equal(left["coords"], coords[0].ravel())
+    np.testing.assert_array_equal(left["energy"], conformers.energy[:1])
     alone = dataclasses.replace(twisted, coords=coords[:2], energy=conformers.energy[:2])
-    assert not list(relax_minima([alone], predictor))
+    assert [row["source"] for row in relax_minima([alone], predictor)] == [LEFT_SOURCE]
+    (read,), _ = examples_of(pd.DataFrame([left]))
+    assert read.kind == "minima"
+    once, twice = (
+        list(visit([read], predictor, Gfn2Surface, SEED, stops)) for stops in ((6,), ON_THE_WAY_OUT)
+    )
+    assert once[0]["n_confs"] < twice[0]["n_confs"]
