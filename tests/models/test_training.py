@@ -139,7 +139,7 @@ def test_escapes_without_relaxations_are_refused(tmp_path, data):
     """Nothing would say which minima were left."""
     config = tmp_path / "tiny.toml"
     config.write_text(CONFIG + ROUNDS.replace("relaxed = 3\n", ""))
-    with pytest.raises(SettingsError, match="rounds.1.*set relaxed"):
+    with pytest.raises(SettingsError, match="set relaxed"):
         train(config, data, tmp_path / "run", cheap=spring, report=silent)
 
 
