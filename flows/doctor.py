@@ -1,5 +1,6 @@
 """`parmflow doctor`: is everything here that a run needs, in versions that are known to work?"""
 
+import http.client
 import json
 import os
 import shutil
@@ -194,15 +195,29 @@ def check_scheduler(url: str) -> Finding:
     if not url:
         detail = "PREFECT_API_URL is not set; --prefect then runs a server of its own while it works"
         return Finding(name="scheduler", state="note", detail=detail)
+    try:
+        status = ask_health(url)
+        state: Literal["ok", "wrong"] = "ok" if status == 200 else "wrong"
+        detail = f"{url} answers {status}; {_last_scheduled(url)}"
+        return Finding(name="scheduler", state=state, detail=detail)
+    except SettingsError as error:
+        return Finding(name="scheduler", state="wrong", detail=str(error))
+    except OSError as error:
+        return Finding(name="scheduler", state="wrong", detail=f"{url} does not answer: {error}")
+
+
+def ask_health(url: str) -> int:
+    """Status of a Prefect server; OSError where none answers, SettingsError where the URL is no address."""
+    no_address = f"PREFECT_API_URL {url!r} is no web address"
     if not url.startswith(("http://", "https://")):
-        return Finding(name="scheduler", state="wrong", detail=f"PREFECT_API_URL {url!r} is no web address")
+        raise SettingsError(no_address)
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=_TIMEOUT_SECONDS) as answer:
-            state: Literal["ok", "wrong"] = "ok" if answer.status == 200 else "wrong"
-            detail = f"{url} answers {answer.status}; {_last_scheduled(url)}"
-            return Finding(name="scheduler", state=state, detail=detail)
-    except (urllib.error.URLError, OSError) as error:
-        return Finding(name="scheduler", state="wrong", detail=f"{url} does not answer: {error}")
+            return int(answer.status)
+    except http.client.InvalidURL as error:
+        raise SettingsError(no_address) from error
+    except http.client.HTTPException as error:
+        raise OSError(f"no answer in HTTP: {error}") from error
 
 
 def _last_scheduled(url: str) -> str:

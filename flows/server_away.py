@@ -11,27 +11,27 @@ from collections.abc import Callable
 import httpx
 from prefect import get_run_logger
 
+from flows.doctor import ask_health
 from pipeline.errors import SettingsError
 
 QUIET_SECONDS = 600.0
 """Each question to a server that is away costs a minute of tries, so we do not ask it more often."""
 
-_ANSWER_SECONDS = 5.0
 _PAUSE_SECONDS = 0.5
 
 
 def wait_for_server(url: str, patience: float) -> None:
     """Return when the server answers; who starts it together with us must not lose the race.
 
-    Raises SettingsError when it does not within `patience` seconds.
+    Raises SettingsError when it does not within `patience` seconds, at once where the URL is no web address.
     """
     give_up = time.monotonic() + patience
     told = False
     while True:
         try:
-            httpx.get(f"{url.rstrip('/')}/health", timeout=_ANSWER_SECONDS).raise_for_status()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol) or time.monotonic() > give_up:
+            ask_health(url)
+        except OSError as error:
+            if time.monotonic() > give_up:
                 raise SettingsError(f"no Prefect server answers at PREFECT_API_URL {url}: {error}") from error
             if not told:
                 print(f"parmflow: waiting for the Prefect server at {url}", file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem
 
-from models.huckel import LONE_PAIR_DEGREE, UNSATURATED_DEGREE, pi_electrons
+from models.huckel import brings_one, lends_pair, pi_electrons
 from pipeline.atoms import atoms_of, bonds_of
 from pipeline.errors import RefusedLigandError
 from pipeline.ligand import to_rdkit
@@ -94,7 +94,7 @@ def _atom_features(
         *(float(size in own_rings) for size in RING_SIZES),
         min(len(own_rings), 3) / 3.0,
         min(sum(index in ring for ring in conjugated), 2) / 2.0,
-        float(_is_unsaturated(atom)),
+        float(brings_one(atom)),
     ]
 
 
@@ -108,12 +108,8 @@ def _bond_features(
         float(bool(shared)),
         *(float(size in sizes) for size in RING_SIZES),
         float(any(ring.issuperset(pair) for ring in conjugated)),
-        float(all(_is_unsaturated(mol.GetAtomWithIdx(index)) for index in pair)),
+        float(all(brings_one(mol.GetAtomWithIdx(index)) for index in pair)),
     ]
-
-
-def _is_unsaturated(atom: Chem.Atom) -> bool:
-    return atom.GetDegree() <= UNSATURATED_DEGREE.get(atom.GetAtomicNum(), -1)
 
 
 def _is_conjugated_ring(mol: Chem.Mol, ring: frozenset[int]) -> bool:
@@ -121,7 +117,4 @@ def _is_conjugated_ring(mol: Chem.Mol, ring: frozenset[int]) -> bool:
     if len(ring) not in CONJUGATED_RING_SIZES:
         return False
     atoms = [mol.GetAtomWithIdx(index) for index in ring]
-    return all(
-        _is_unsaturated(atom) or atom.GetDegree() == LONE_PAIR_DEGREE.get(atom.GetAtomicNum(), -1)
-        for atom in atoms
-    )
+    return all(brings_one(atom) or lends_pair(atom) for atom in atoms)

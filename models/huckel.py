@@ -1,7 +1,8 @@
 """Hueckel's pi electrons: bond orders and populations that know of far atoms and of no drawing.
 
 Which atoms take part, and with how many electrons, is read from elements and degrees. Of the drawn resonance
-form only the sum of formal charges over a whole conjugated system is used, which is the same for all forms.
+form only the sum of formal charges over a whole conjugated system is used, which is the same for all forms,
+save where two charges at once are drawn just outside; what is predicted has one canonical drawing anyway.
 
     H_ii = -h_i,  H_ij = -k_ij  (units of |beta|),   P = 2 sum_m f_m c_m c_m^T
 
@@ -10,8 +11,12 @@ the same energy, equivalent atoms are still alike. Parameters: Van-Catledge, J. 
 a bond of two hetero atoms the product of their two bonds to carbon.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from rdkit import Chem
+from scipy.optimize import brentq
+from scipy.special import expit
 
 from pipeline.atoms import atoms_of, bonds_of
 from pipeline.schema import FloatArray
@@ -31,6 +36,16 @@ _SMEARING = 0.1
 """|beta|"""
 
 
+def brings_one(atom: Chem.Atom) -> bool:
+    """Whether it must take part in a pi bond, by its element and its number of neighbours."""
+    return bool(atom.GetDegree() <= UNSATURATED_DEGREE.get(atom.GetAtomicNum(), -1))
+
+
+def lends_pair(atom: Chem.Atom) -> bool:
+    """Whether it has a lone pair for a conjugated system, by the same."""
+    return bool(atom.GetDegree() == LONE_PAIR_DEGREE.get(atom.GetAtomicNum(), -1))
+
+
 def pi_electrons(mol: Chem.Mol) -> tuple[FloatArray, FloatArray]:
     """Electrons (n_atoms,) that each atom has beyond those it brings, and bond orders (n_bonds,).
 
@@ -38,38 +53,42 @@ def pi_electrons(mol: Chem.Mol) -> tuple[FloatArray, FloatArray]:
     """
     excess, order = np.zeros(mol.GetNumAtoms()), np.zeros(mol.GetNumBonds())
     atoms = atoms_of(mol)
-    numbers = [atom.GetAtomicNum() for atom in atoms]
-    degrees = [atom.GetDegree() for atom in atoms]
     ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds_of(mol)]
-    brings_one = [d <= UNSATURATED_DEGREE.get(z, -1) for z, d in zip(numbers, degrees, strict=True)]
-    lends = [d == LONE_PAIR_DEGREE.get(z, -1) for z, d in zip(numbers, degrees, strict=True)]
+    ones, lenders = [brings_one(atom) for atom in atoms], [lends_pair(atom) for atom in atoms]
     pi_bonds = [
         number
         for number, (i, j) in enumerate(ends)
-        if (brings_one[i] and (brings_one[j] or lends[j])) or (brings_one[j] and lends[i])
+        if (ones[i] and (ones[j] or lenders[j])) or (ones[j] and lenders[i])
     ]
     for members, bonds in _systems([ends[number] for number in pi_bonds]):
+        numbers = [pi_bonds[number] for number in bonds]
         row = {atom: position for position, atom in enumerate(members)}
-        hamiltonian = np.zeros((len(members), len(members)))
-        brought = np.empty(len(members))
-        k = {}
-        for atom, position in row.items():
-            z = numbers[atom]
-            pull, k[atom] = (
-                (PULL_OF_ONE[z], BOND_OF_ONE[z]) if brings_one[atom] else (PULL_OF_PAIR[z], BOND_OF_PAIR[z])
-            )
-            hamiltonian[position, position] = -pull
-            brought[position] = 1.0 if brings_one[atom] else 2.0
-        for number in bonds:
-            i, j = ends[pi_bonds[number]]
-            hamiltonian[row[i], row[j]] = hamiltonian[row[j], row[i]] = -k[i] * k[j]
-        charge = sum(atoms[atom].GetFormalCharge() for atom in members)
+        rows = [(row[i], row[j]) for i, j in (ends[number] for number in numbers)]
+        hamiltonian, brought = _hamiltonian(
+            [(atoms[index].GetAtomicNum(), ones[index]) for index in members], rows
+        )
+        charge = sum(atoms[index].GetFormalCharge() for index in members)
         density = _density(hamiltonian, _closed_shell(round(brought.sum()) - charge, len(members)))
         excess[members] = density.diagonal() - brought
-        for number in bonds:
-            i, j = ends[pi_bonds[number]]
-            order[pi_bonds[number]] = density[row[i], row[j]]
+        order[numbers] = [density[pair] for pair in rows]
     return excess, order
+
+
+def _hamiltonian(
+    kinds: Sequence[tuple[int, bool]], bonds: Sequence[tuple[int, int]]
+) -> tuple[FloatArray, FloatArray]:
+    """Build H (n, n) and what is brought (n,) from each atom's element and whether it brings just one."""
+    pull, k = zip(
+        *(
+            (PULL_OF_ONE[z], BOND_OF_ONE[z]) if one else (PULL_OF_PAIR[z], BOND_OF_PAIR[z])
+            for z, one in kinds
+        ),
+        strict=True,
+    )
+    hamiltonian = -np.diag(pull)
+    for i, j in bonds:
+        hamiltonian[i, j] = hamiltonian[j, i] = -k[i] * k[j]
+    return hamiltonian, np.array([1.0 if one else 2.0 for _, one in kinds])
 
 
 def _closed_shell(n_electrons: int, n_orbitals: int) -> int:
@@ -95,13 +114,15 @@ def _density(hamiltonian: FloatArray, n_electrons: int) -> FloatArray:
     """(n, n): twice the sum over orbitals, filled by Fermi's distribution with that many electrons."""
     energies, orbitals = np.linalg.eigh(hamiltonian)
     n_pairs = n_electrons // 2
+
+    def filling(level: float) -> FloatArray:
+        full: FloatArray = expit((level - energies) / _SMEARING)
+        return full
+
     if n_pairs in (0, len(energies)):
-        filling = np.full(len(energies), float(n_pairs > 0))
+        filled = np.full(len(energies), float(n_pairs > 0))
     else:
-        low, high = energies[0] - 1.0, energies[-1] + 1.0
-        for _ in range(40):
-            level = 0.5 * (low + high)
-            filling = 1.0 / (1.0 + np.exp((energies - level) / _SMEARING))
-            low, high = (level, high) if filling.sum() < n_pairs else (low, level)
-    density: FloatArray = 2.0 * (orbitals * filling) @ orbitals.T
+        ends = energies[0] - 1.0, energies[-1] + 1.0
+        filled = filling(brentq(lambda level: filling(level).sum() - n_pairs, *ends))
+    density: FloatArray = 2.0 * (orbitals * filled) @ orbitals.T
     return density

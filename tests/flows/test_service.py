@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from flows import registry
 from flows.cli import app
+from flows.doctor import check_scheduler
 from flows.retraining import judge
 from flows.server_away import wait_for_server
 from flows.service import build_service, folder_of, library_files, read_service, request_for
@@ -86,11 +87,18 @@ def test_a_server_that_is_still_starting_is_waited_for(capsys):
     assert capsys.readouterr().err.count("waiting for the Prefect server") == 1
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/api", "nonsense", "http://:x/"])
-def test_a_server_that_does_not_answer_is_said_in_a_sentence(url):
-    """Nobody there, or no address at all."""
+def test_a_server_that_does_not_answer_is_said_in_a_sentence():
+    """Nobody is there."""
     with pytest.raises(SettingsError, match="no Prefect server answers at PREFECT_API_URL"):
-        wait_for_server(url, patience=0.0)
+        wait_for_server("http://127.0.0.1:9/api", patience=0.0)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://:x/"])
+def test_what_is_no_address_is_not_waited_for(url):
+    """Said at once, and by `doctor` in the same words."""
+    with pytest.raises(SettingsError, match="is no web address") as caught:
+        wait_for_server(url, patience=1e6)
+    assert check_scheduler(url).detail == str(caught.value)
 
 
 def test_schedules_are_in_utc(service):
