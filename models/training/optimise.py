@@ -69,6 +69,12 @@ def run_stage(stage: Stage, schedule: ScheduleConfig, *, seed: int, folder: Path
     state.restore_best()
 
 
+def is_trained(folder: Path, stage: str, schedule: ScheduleConfig) -> bool:
+    """Whether the stage of that name has its last checkpoint in `folder`."""
+    progress = folder / stage / "progress.json"
+    return progress.exists() and int(json.loads(progress.read_text())["epoch"]) >= schedule.epochs
+
+
 def _batches(n_examples: int, size: int, generator: np.random.Generator) -> Iterator[list[int]]:
     order = generator.permutation(n_examples)
     for start in range(0, n_examples, size):

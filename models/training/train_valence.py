@@ -20,7 +20,7 @@ from models.network import ValenceEnsemble, ValenceNetwork
 from models.readouts import ValenceParameters
 from models.terms import collate_indices
 from models.training.dev_score import predictor_of, read_dev_minima, score_minima, score_torsions
-from models.training.optimise import Report, Stage, device_of, run_stage
+from models.training.optimise import Report, Stage, device_of, is_trained, run_stage
 from models.training.rows import Labeller, prepare_rows, sage_labeller
 from models.training.side_by_side import side_by_side
 from models.training.visits import (
@@ -126,7 +126,9 @@ def train_valence(
     for number, step in enumerate(steps):
         if step.n_visits and cheap is not None:
             rows = rows + crew.visited(step, ensembles[step.form][-1], tables, cheap, prior)
-        relaxed = crew.relaxed(step, ensembles[step.form][-1], tables, prior) if step.n_relaxed else []
+        relaxed = []
+        if step.n_relaxed and not crew.have_done(step):  # these rows are the step's own
+            relaxed = crew.relaxed(step, ensembles[step.form][-1], tables, prior)
         if step.n_escapes and cheap is not None:
             rows = rows + crew.escaped(step, ensembles[step.form][-1], cheap, prior)
         ensembles[step.form].append(crew.train(steps[: number + 1], rows + relaxed))
@@ -161,13 +163,20 @@ class _Crew:
 
     def train(self, steps: Sequence[Step], rows: list[TrainingRow]) -> ValenceEnsemble:
         """The members after these steps, of which all but the last are done."""
-        folders = [self.folder / f"member-{number}" for number in range(steps[-1].n_members)]
+        folders = self._folders(steps[-1])
         processes = self.config.valence.processes
 
         def train_one(number: int) -> ValenceNetwork:
             return self._member(number, folders[number], steps, rows)
 
         return ValenceEnsemble(side_by_side(train_one, folders, processes))
+
+    def have_done(self, step: Step) -> bool:
+        """Whether every member is at this step's end."""
+        return all(is_trained(folder, step.name, step.schedule) for folder in self._folders(step))
+
+    def _folders(self, step: Step) -> list[Path]:
+        return [self.folder / f"member-{number}" for number in range(step.n_members)]
 
     def _member(
         self, number: int, folder: Path, steps: Sequence[Step], rows: list[TrainingRow]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,9 @@ def spring(atomic_numbers, total_charge):
 
 
 def test_a_training_stopped_between_visits_goes_on_to_the_same_weights(tmp_path, with_minima):
-    """Stopped after the first round and started again: visits already made are read, weights are equal."""
+    """Stopped in a round, and after it, and started again: visits already made are read, minima relaxed for
+    a round that is done are not, weights are equal.
+    """
     config = tmp_path / "tiny.toml"
     config.write_text(CONFIG + CLASS2_ROUND + ROUNDS)
     heard = []
@@ -123,13 +126,20 @@ def test_a_training_stopped_between_visits_goes_on_to_the_same_weights(tmp_path,
     assert sum(line.startswith("visited.parquet: 2 rows") for line in heard) == 1
     assert sum(line.startswith("relaxed.parquet: ") for line in heard) == 1
 
-    def stop(line: str) -> None:
-        if line.startswith("member 0: round-2 "):
-            raise StoppedError
+    def stop(at: str) -> Callable[[str], None]:
+        def report(line: str) -> None:
+            if line.startswith(at):
+                raise StoppedError
 
-    with pytest.raises(StoppedError):
-        train(config, with_minima, tmp_path / "stopped", cheap=spring, report=stop)
-    train(config, with_minima, tmp_path / "stopped", cheap=spring, report=silent)
+        return report
+
+    for step in ("round-2", "class2"):
+        with pytest.raises(StoppedError):
+            train(config, with_minima, tmp_path / "stopped", cheap=spring, report=stop(f"member 0: {step} "))
+    heard = []
+    train(config, with_minima, tmp_path / "stopped", cheap=spring, report=heard.append)
+    assert sum(line.startswith("visited.parquet: ") for line in heard) == 4
+    assert not any(line.startswith("relaxed.parquet: ") for line in heard)
     for name in ("valence.safetensors", "class2.safetensors", "manifest.json"):
         one, other = (tmp_path / run / "tiny" / "0.1" / name for run in ("straight", "stopped"))
         assert one.read_bytes() == other.read_bytes(), name
