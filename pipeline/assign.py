@@ -21,6 +21,7 @@ from pipeline.campaign import (
     note,
     prepare_record,
     settle,
+    with_note,
 )
 from pipeline.ledger_values import Prediction, Prepared
 from pipeline.library import Record
@@ -156,7 +157,7 @@ def _predicted(campaign: Campaign, by_key: dict[str, _Molecule]) -> Iterator[tup
         for id_, record, prepared in tuple(molecule.members):
             if problem and (known is None or prepared.pose is None):
                 molecule.members.remove((id_, record, prepared))
-                settle(campaign, id_, record, problem)
+                settle(campaign, id_, record, with_note(problem, prepared))
                 campaign.watch.advance("assign")
     for molecule in by_key.values():
         for member in molecule.members:

@@ -230,12 +230,19 @@ def prepare_record(line: Line, record: Record) -> Prepared | Failure:
     return attempt(record.name, "read" if record.problem else "standardise", line.prepare, record)
 
 
+def with_note(failure: Failure, prepared: Prepared) -> Failure:
+    """Why a standardised record failed, after what was left out of it or changed in it."""
+    return dataclasses.replace(failure, message="; ".join(filter(None, (prepared.note, failure.message))))
+
+
 def pose(line: Line, prepared: Prepared) -> FloatArray | Failure:
     """Coordinates (n_atoms, 3) to deliver, angstrom, record's order: its own, else one conformer's."""
     if prepared.pose is not None:
         return prepared.pose
     conformer = attempt(prepared.ligand.name, "conformers", line.conformer, prepared)
-    return conformer if isinstance(conformer, Failure) else in_order_of(prepared, conformer)
+    if isinstance(conformer, Failure):
+        return with_note(conformer, prepared)
+    return in_order_of(prepared, conformer)
 
 
 def in_order_of(prepared: Prepared, coords: FloatArray) -> FloatArray:
@@ -254,7 +261,7 @@ def deliver_record(
         prepared.ligand.name, "deliver", campaign.line.deliver, prepared, parameters, coords, path
     )
     if isinstance(problem, Failure):
-        return problem
+        return with_note(problem, prepared)
     sure = parameters.confidence
     if sure is not None and prepared.charges is not None:
         sure = sure.without_charges()

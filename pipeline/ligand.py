@@ -118,6 +118,18 @@ def _standardise(record: Record, rules: LigandRules) -> Standardised:
     mol = _parse(record)
     check_metals(mol)
     mol, note = keep_one_fragment(mol, rules)
+    try:
+        ligand, coords = _standardise_fragment(mol, record, rules)
+    except LigandError as error:
+        raise type(error)(f"{note}; {error}" if note else str(error), kind=error.kind) from error
+    conformers = None if coords is None else Conformers(coords=coords[None])
+    return Standardised(ligand=ligand, conformers=conformers, note=note)
+
+
+def _standardise_fragment(
+    mol: Chem.Mol, record: Record, rules: LigandRules
+) -> tuple[Ligand, FloatArray | None]:
+    """The ligand, and coordinates (n_atoms, 3), angstrom, where the record has them."""
     check_atoms(mol, rules)
     mol = _order_smiles_atoms(mol) if record.form == "smiles" else _complete_molblock(mol)
     check_size(mol.GetNumAtoms(), rules)
@@ -126,11 +138,7 @@ def _standardise(record: Record, rules: LigandRules) -> Standardised:
         read_stereo(mol)
     forget_inverting_nitrogen(mol)
     check_stereo(mol, rules)
-    return Standardised(
-        ligand=ligand_from_rdkit(mol, record.name),
-        conformers=None if coords is None else Conformers(coords=coords[None]),
-        note=note,
-    )
+    return ligand_from_rdkit(mol, record.name), coords
 
 
 def _parse(record: Record) -> Chem.Mol:

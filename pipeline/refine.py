@@ -20,6 +20,7 @@ from pipeline.campaign import (
     pose,
     prepare_record,
     settle,
+    with_note,
 )
 from pipeline.drives import (
     PlannedDrive,
@@ -76,7 +77,8 @@ def molecules(campaign: Campaign, keys: Collection[str] | None = None) -> list[M
 
 def _settle_all(campaign: Campaign, molecule: Molecule, failure: Failure) -> None:
     for id_, record in molecule.members:
-        settle(campaign, id_, record, failure)
+        prepared = campaign.ledger.prepared(id_)
+        settle(campaign, id_, record, with_note(failure, prepared) if prepared else failure)
 
 
 def foresee(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> None:

@@ -2,8 +2,10 @@
 
 import csv
 import dataclasses
+import math
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -51,3 +53,30 @@ def test_a_message_joins_what_was_left_out_and_every_doubt(tmp_path, command):
     )
     if command == "refine":
         assert [row["kept"] for row in csv.DictReader((out / "fits.csv").open())] == ["fine-tuned"] * 2
+
+
+@pytest.mark.parametrize("command", ["assign", "refine"])
+@pytest.mark.parametrize(
+    ("anion", "stage"), [("C[Si](C)(C)CC(=O)[O-]", "standardise"), ("CC(=O)[O-]", "predict")]
+)
+def test_a_stripped_ligand_that_fails_says_what_was_stripped(tmp_path, command, anion, stage):
+    """Refused for an element, or by networks that give no numbers: what the message says of the anion, it
+    says of the salt beside what was left out.
+    """
+    model, library, config, out = (tmp_path / name for name in ("model", "salts.smi", "fast.toml", "out"))
+    broken = untrained_model()
+    for weights in broken.valence.parameters():
+        torch.nn.init.constant_(weights, math.nan)
+    save_model(broken, model)
+    library.write_text(f"[Na+].{anion} ligand\n{anion} ligand\n")
+    config.write_text(SETTINGS)
+    options = ["--config", config, "--model", model, "--out", out]
+    if command == "refine":
+        options += ["--store", tmp_path / "store"]
+    result = CliRunner().invoke(app, [command, str(library), *map(str, options)])
+    assert result.exit_code == 3, result.output
+    of_salt, of_anion = csv.DictReader((out / "outcomes.csv").open())
+    assert (of_salt["stage"], of_anion["stage"]) == (stage, stage)
+    left_out = f"kept {anion}, left out [Na+]; "
+    assert left_out in of_salt["message"]
+    assert of_salt["message"].replace(left_out, "") == of_anion["message"]
