@@ -121,7 +121,9 @@ def _standardise(record: Record, rules: LigandRules) -> Standardised:
     try:
         ligand, coords = _standardise_fragment(mol, record, rules)
     except LigandError as error:
-        raise type(error)(f"{note}; {error}" if note else str(error), kind=error.kind) from error
+        if not note:
+            raise
+        raise type(error)(f"{note}; {error}", kind=error.kind) from error
     conformers = None if coords is None else Conformers(coords=coords[None])
     return Standardised(ligand=ligand, conformers=conformers, note=note)
 

@@ -30,6 +30,7 @@ from pipeline.drives import (
     join_references,
     prepare_drives,
 )
+from pipeline.ledger import Ledger
 from pipeline.ledger_values import Fit, Prepared
 from pipeline.library import Record
 from pipeline.outcome import Delivered, Failure
@@ -67,18 +68,21 @@ def molecules(campaign: Campaign, keys: Collection[str] | None = None) -> list[M
         if keys is not None and key not in keys:
             continue
         id_, record = ledger.record(number)
-        prepared = ledger.prepared(id_)
-        if prepared is None:
-            raise RuntimeError(f"record {number} was not prepared: this is a bug in parmflow")
-        molecule = by_key.setdefault(key, Molecule(ligand_key=key, prepared=prepared))
+        molecule = by_key.setdefault(key, Molecule(ligand_key=key, prepared=_prepared(ledger, id_)))
         molecule.members.append((id_, record))
     return list(by_key.values())
 
 
 def _settle_all(campaign: Campaign, molecule: Molecule, failure: Failure) -> None:
     for id_, record in molecule.members:
-        prepared = campaign.ledger.prepared(id_)
-        settle(campaign, id_, record, with_note(failure, prepared) if prepared else failure)
+        settle(campaign, id_, record, with_note(failure, _prepared(campaign.ledger, id_)))
+
+
+def _prepared(ledger: Ledger, id_: str) -> Prepared:
+    prepared = ledger.prepared(id_)
+    if prepared is None:
+        raise RuntimeError(f"record {id_} was not prepared: this is a bug in parmflow")
+    return prepared
 
 
 def foresee(campaign: Campaign, bench: Bench, some: Sequence[Molecule]) -> None:

@@ -126,9 +126,7 @@ def train_valence(
     for number, step in enumerate(steps):
         if step.n_visits and cheap is not None:
             rows = rows + crew.visited(step, ensembles[step.form][-1], tables, cheap, prior)
-        relaxed = []
-        if step.n_relaxed and not crew.have_done(step):  # these rows are the step's own
-            relaxed = crew.relaxed(step, ensembles[step.form][-1], tables, prior)
+        relaxed = crew.relaxed(step, ensembles[step.form][-1], tables, prior) if step.n_relaxed else []
         if step.n_escapes and cheap is not None:
             rows = rows + crew.escaped(step, ensembles[step.form][-1], cheap, prior)
         ensembles[step.form].append(crew.train(steps[: number + 1], rows + relaxed))
@@ -171,7 +169,7 @@ class _Crew:
 
         return ValenceEnsemble(side_by_side(train_one, folders, processes))
 
-    def have_done(self, step: Step) -> bool:
+    def _have_done(self, step: Step) -> bool:
         """Whether every member is at this step's end."""
         return all(is_trained(folder, step.name, step.schedule) for folder in self._folders(step))
 
@@ -216,12 +214,14 @@ class _Crew:
             return visit(examples, predictor, cheap, seed=seed + start)
 
         table = self.folder / f"{step.name}-visits" / "visited.parquet"
-        return self._rows(table, SOURCE, chosen, rows_of, prior)
+        return self._rows(self._parts(table, chosen, rows_of), SOURCE, prior)
 
     def relaxed(
         self, step: Step, ensemble: ValenceEnsemble, tables: Sequence[Path], prior: Labeller
     ) -> list[TrainingRow]:
-        """Rows of where the minima of whole molecules end under the members' mean."""
+        """Rows of where the minima of whole molecules end under the members' mean; the step's own, so none
+        where every member has done it.
+        """
         predictor = predictor_of(self.charges, ensemble, step.form)
         minima = _minima_of(tables)
         several = minima[minima["n_confs"] > 1]
@@ -230,7 +230,8 @@ class _Crew:
         def rows_of(examples: list[QMExample], _: int) -> Iterable[dict[str, Any]]:
             return relax_minima(examples, predictor)
 
-        return self._rows(self._relaxed_table(step), RELAXED_SOURCE, chosen, rows_of, prior)
+        parts = self._parts(self._relaxed_table(step), chosen, rows_of)
+        return [] if self._have_done(step) else self._rows(parts, RELAXED_SOURCE, prior)
 
     def escaped(
         self, step: Step, ensemble: ValenceEnsemble, cheap: CheapLevel, prior: Labeller
@@ -248,20 +249,18 @@ class _Crew:
             return visit(examples, predictor, cheap, seed=seed + start, stops=ON_THE_WAY_OUT)
 
         visited = self.folder / f"{step.name}-escapes" / "visited.parquet"
-        return self._rows(visited, SOURCE, chosen, rows_of, prior)
+        return self._rows(self._parts(visited, chosen, rows_of), SOURCE, prior)
 
     def _relaxed_table(self, step: Step) -> Path:
         return self.folder / f"{step.name}-relaxed" / "relaxed.parquet"
 
-    def _rows(
+    def _parts(
         self,
         table: Path,
-        source: str,
         chosen: pd.DataFrame,
         rows_of: Callable[[list[QMExample], int], Iterable[dict[str, Any]]],
-        prior: Labeller,
-    ) -> list[TrainingRow]:
-        """Make the table's rows from the chosen minima, a part at a time; the parts stay beside it."""
+    ) -> list[Path]:
+        """Make the table from the chosen minima, a part at a time; parts made before stay as they are."""
         starts = range(0, len(chosen), VISITED_TOGETHER)
         folders = [table.parent / str(start) for start in starts]
 
@@ -273,9 +272,10 @@ class _Crew:
                 path.with_suffix(".new").replace(path)
             return path
 
-        stage = self.config.valence
-        parts = side_by_side(make_part, folders, stage.processes)
-        of_source = stage.model_copy(update={"sources": {source: 0}})
+        return side_by_side(make_part, folders, self.config.valence.processes)
+
+    def _rows(self, parts: Sequence[Path], source: str, prior: Labeller) -> list[TrainingRow]:
+        of_source = self.config.valence.model_copy(update={"sources": {source: 0}})
         return prepare_rows(parts, self.charges, of_source, prior, self.report)
 
 

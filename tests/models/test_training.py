@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,7 +115,7 @@ def spring(atomic_numbers, total_charge):
 
 def test_a_training_stopped_between_visits_goes_on_to_the_same_weights(tmp_path, with_minima):
     """Stopped in a round, and after it, and started again: visits already made are read, minima relaxed for
-    a round that is done are not, weights are equal.
+    a round that is done are not, and what was taken away of these is made again; weights are equal.
     """
     config = tmp_path / "tiny.toml"
     config.write_text(CONFIG + CLASS2_ROUND + ROUNDS)
@@ -136,6 +137,7 @@ def test_a_training_stopped_between_visits_goes_on_to_the_same_weights(tmp_path,
     for step in ("round-2", "class2"):
         with pytest.raises(StoppedError):
             train(config, with_minima, tmp_path / "stopped", cheap=spring, report=stop(f"member 0: {step} "))
+    shutil.rmtree(tmp_path / "stopped" / "checkpoints" / "round-2-relaxed")
     heard = []
     train(config, with_minima, tmp_path / "stopped", cheap=spring, report=heard.append)
     assert sum(line.startswith("visited.parquet: ") for line in heard) == 4
