@@ -4,7 +4,7 @@ Nearly everything is read from the skeleton: elements, degrees (hydrogens are ex
 and aromatic flags are not used, so a carboxylate, an amidinium or a nitro group has one set of features
 however it is drawn; explicit hydrogens make the protonation state visible without them. The last columns are
 Hueckel's pi populations and bond orders, which tell what atoms beyond the network's reach do; networks made
-without them do not read them.
+without them do not read them, and where no other is asked they can be left out.
 """
 
 from dataclasses import dataclass
@@ -38,36 +38,40 @@ class MolecularGraph:
     """The network's view of one ligand."""
 
     atom_features: NDArray[np.float32]
-    """(n_atoms, N_ATOM_FEATURES + N_PI_FEATURES)"""
+    """(n_atoms, N_ATOM_FEATURES + N_PI_FEATURES), or without the last"""
     edges: NDArray[np.int64]
     """(2 n_bonds, 2): source, destination; each bond in both directions"""
     edge_features: NDArray[np.float32]
-    """(2 n_bonds, N_EDGE_FEATURES + N_PI_FEATURES)"""
+    """(2 n_bonds, N_EDGE_FEATURES + N_PI_FEATURES), or without the last"""
     total_charge: int
     """elementary charges"""
 
 
-def build_graph(ligand: Ligand) -> MolecularGraph:
-    """Compute the features of a ligand, atoms in the ligand's order.
+def build_graph(ligand: Ligand, *, pi: bool = True) -> MolecularGraph:
+    """Compute the features of a ligand, atoms in the ligand's order; `pi`: those of pi electrons too.
 
     Raises RefusedLigandError for an element outside `ELEMENTS`.
     """
-    return graph_of_molecule(to_rdkit(ligand), name=ligand.name, total_charge=ligand.total_charge)
+    mol = to_rdkit(ligand)
+    return graph_of_molecule(mol, name=ligand.name, total_charge=ligand.total_charge, pi=pi)
 
 
-def graph_of_molecule(mol: Chem.Mol, *, name: str, total_charge: int) -> MolecularGraph:
+def graph_of_molecule(mol: Chem.Mol, *, name: str, total_charge: int, pi: bool = True) -> MolecularGraph:
     """Do the same for an RDKit molecule with explicit hydrogens."""
     rings = [frozenset(ring) for ring in Chem.GetSymmSSSR(mol)]
     conjugated = [ring for ring in rings if _is_conjugated_ring(mol, ring)]
     atoms = atoms_of(mol)
     bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds_of(mol)]
     edges = np.array(bonds + [(j, i) for i, j in bonds], dtype=np.int64).reshape(-1, 2)
-    excess, order = (np.round(values / _PI_STEP) * _PI_STEP + 0.0 for values in pi_electrons(mol))
+    of_atoms = np.array([_atom_features(atom, name, rings, conjugated) for atom in atoms])
     of_bonds = np.array([_bond_features(mol, pair, rings, conjugated) for pair in bonds])
-    bond_features = np.column_stack([of_bonds.reshape(-1, N_EDGE_FEATURES), order]).astype(np.float32)
-    of_atoms = [_atom_features(atom, name, rings, conjugated) for atom in atoms]
+    of_bonds = of_bonds.reshape(-1, N_EDGE_FEATURES)
+    if pi:
+        excess, order = (np.round(values / _PI_STEP) * _PI_STEP + 0.0 for values in pi_electrons(mol))
+        of_atoms, of_bonds = np.column_stack([of_atoms, excess]), np.column_stack([of_bonds, order])
+    bond_features = of_bonds.astype(np.float32)
     return MolecularGraph(
-        atom_features=np.column_stack([np.array(of_atoms), excess]).astype(np.float32),
+        atom_features=of_atoms.astype(np.float32),
         edges=edges,
         edge_features=np.concatenate([bond_features, bond_features]),
         total_charge=total_charge,

@@ -67,7 +67,7 @@ class Predictor:
     @torch.no_grad()
     def predict_many(self, ligands: Sequence[tuple[Ligand, Topology]]) -> list[MMParameters]:
         """Do the same for several ligands in one pass of the network."""
-        graphs = [build_graph(ligand) for ligand, _ in ligands]
+        graphs = [build_graph(ligand, pi=self.model.reads_pi) for ligand, _ in ligands]
         topologies = [topology for _, topology in ligands]
         batch, indices = collate(graphs, topologies)
         shared = share(batch, indices, self.n_layers)

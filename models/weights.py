@@ -55,6 +55,11 @@ class Model:
         modules = [module for network in (self.charges, *self.ensembles) for module in network.modules()]
         return max(len(module.layers) for module in modules if isinstance(module, GraphEncoder))
 
+    @property
+    def reads_pi(self) -> bool:
+        """Whether any network reads pi electrons."""
+        return any(size.pi for size in self.sizes.values())
+
     def valence_of(self, form: Form) -> ValenceEnsemble:
         """The networks of a form; SettingsError when the model has none."""
         if form == "class1":

@@ -5,10 +5,16 @@ import pytest
 import torch
 from rdkit import Chem
 
+from models.charges import ChargeEnsemble, ChargeNetwork
+from models.config import NetworkConfig
 from models.features import N_ATOM_FEATURES, N_EDGE_FEATURES, N_PI_FEATURES, graph_of_molecule
 from models.gnn import GraphEncoder
 from models.graph import collate_graphs
 from models.huckel import pi_electrons
+from models.network import ValenceEnsemble, ValenceNetwork
+from models.predict import Predictor, build_batch
+from models.weights import Model
+from pipeline.topology import build_topology
 
 
 def molecule(smiles: str) -> Chem.Mol:
@@ -134,7 +140,9 @@ def test_far_ends_are_felt() -> None:
 
 
 def test_a_network_reads_them_or_does_not() -> None:
-    """One made without them gives the same embedding whatever they are; one made with them does not."""
+    """One made without them gives the same embedding whatever they are, and without them; one made with them
+    does not.
+    """
     graph = graph_of_molecule(molecule("C=CC=O"), name="", total_charge=0)
     assert graph.atom_features.shape[1] == N_ATOM_FEATURES + N_PI_FEATURES
     assert graph.edge_features.shape[1] == N_EDGE_FEATURES + N_PI_FEATURES
@@ -144,5 +152,28 @@ def test_a_network_reads_them_or_does_not() -> None:
     other.edge_features[:, N_EDGE_FEATURES:] = 0
     torch.manual_seed(0)
     blind, seeing = GraphEncoder(16, 2), GraphEncoder(16, 2, pi=True)
+    bare = graph_of_molecule(molecule("C=CC=O"), name="", total_charge=0, pi=False)
+    assert bare.atom_features.shape[1] == N_ATOM_FEATURES
     assert torch.equal(blind(batch), blind(other))
+    assert torch.equal(blind(batch), blind(collate_graphs([bare])))
     assert not torch.allclose(seeing(batch), seeing(other))
+
+
+@pytest.mark.parametrize("seeing", ["charges", "valence", "neither"])
+def test_a_prediction_has_the_features_that_its_networks_read(seeing: str, build_ligand) -> None:
+    """Also where only one kind of network reads pi electrons: the numbers are those of all features."""
+    ligand = build_ligand("C=CC=O")
+    pair = (ligand, build_topology(ligand))
+    torch.manual_seed(3)
+    sizes = {part: NetworkConfig(width=16, n_layers=2, pi=part == seeing) for part in ("charges", "valence")}
+    charges = ChargeEnsemble([ChargeNetwork(16, 2, pi=sizes["charges"].pi)]).double()
+    valence = ValenceEnsemble([ValenceNetwork(16, 2, pi=sizes["valence"].pi).double()]).eval()
+    model = Model(name="m", version="1", sha256="", charges=charges, valence=valence, sizes=sizes)
+    predicted = Predictor(model).predict(*pair)
+    batch, indices = build_batch([pair])
+    with torch.no_grad():
+        expected = model.valence(batch, indices)
+        charge = model.charges(batch)
+    assert predicted.charge == pytest.approx(charge.numpy(), abs=1e-8)
+    assert predicted.bond_k == pytest.approx(expected.bond_k.numpy(), abs=1e-4)
+    assert predicted.proper_k == pytest.approx(expected.proper_k.numpy(), abs=1e-6)
