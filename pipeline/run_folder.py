@@ -26,7 +26,8 @@ _HOME = "folder"
 def check_folder(folder: Path) -> None:
     """Say whether a run can be kept in this folder, without making it: OutputFolderError when it cannot."""
     try:
-        if folder.is_dir() and not (folder / STATE_FOLDER).is_dir() and any(folder.iterdir()):
+        has_entries = folder.is_dir() and any(folder.iterdir())
+        if has_entries and not (folder / STATE_FOLDER).is_dir():  # asked last: a run makes it first
             raise OutputFolderError(f"{folder} is not empty and holds no parmflow run; choose another folder")
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):

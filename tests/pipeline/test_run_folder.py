@@ -6,6 +6,7 @@ import os
 import shutil
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -14,7 +15,7 @@ from pipeline.database import Place
 from pipeline.errors import OutputFolderError
 from pipeline.ledger import Ledger
 from pipeline.library import Record
-from pipeline.run_folder import PLACE_FILE, STATE_FOLDER, discard, ledger_place, open_ledger
+from pipeline.run_folder import PLACE_FILE, STATE_FOLDER, check_folder, discard, ledger_place, open_ledger
 
 RECORD = Record(number=1, name="ethanol", source="a.smi:1", form="smiles", text="CCO")
 
@@ -85,6 +86,23 @@ def test_commands_that_begin_a_run_at_once_share_one_ledger(tmp_path, postgres):
     assert {place.schema for place in places} == schemas(postgres) - before
     assert len(places) == 1
     assert [path.name for path in (folder / ".parmflow").iterdir()] == ["ledger.json"]
+
+
+@pytest.mark.parametrize("n_asked_before", range(3))
+def test_a_folder_in_which_a_run_begins_meanwhile_is_taken(tmp_path, monkeypatch, n_asked_before):
+    """The other's first entry comes after any of the questions about the folder."""
+    is_dir, asked = Path.is_dir, []
+
+    def answer_then_begin(path):
+        answer = is_dir(path)
+        asked.append(path)
+        if len(asked) == n_asked_before + 1:
+            (tmp_path / STATE_FOLDER).mkdir()
+        return answer
+
+    monkeypatch.setattr(Path, "is_dir", answer_then_begin)
+    check_folder(tmp_path)
+    assert asked[0] == tmp_path
 
 
 def test_a_ledger_that_is_gone_is_not_begun_anew(out, postgres):
