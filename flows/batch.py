@@ -23,7 +23,7 @@ from flows.notify import Herald
 from flows.request import Request
 from models.predict import Predictor, load_predictor
 from pipeline.assign import assign
-from pipeline.campaign import Campaign, Silent, Watch, begin_work, finish_run
+from pipeline.campaign import Campaign, Watch, begin_work, finish_run
 from pipeline.deliver import missing_programs
 from pipeline.errors import LibraryFileError, OutputFolderError, SettingsError, UsageError
 from pipeline.ledger import Ledger
@@ -240,9 +240,31 @@ def check(request: Request, watch: Watch) -> None:
             discard(request.out)
 
 
-def rehearse(request: Request) -> None:
+class _Rehearsal:
+    """Shows the stages of a rehearsal, and keeps its sentences to itself."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def begin(self, stage: str, total: int) -> None:
+        """Pass it on as a part of the rehearsal."""
+        self._watch.begin(self._named(stage), total)
+
+    def advance(self, stage: str) -> None:
+        """Pass it on as a part of the rehearsal."""
+        self._watch.advance(self._named(stage))
+
+    def say(self, sentence: str) -> None:
+        """Say nothing."""
+
+    def _named(self, stage: str) -> str:
+        return f"{stage} (for the cost)"
+
+
+def rehearse(request: Request, watch: Watch) -> None:
     """Raise SettingsError where a refinement costs more than its budget, before it drops what an earlier run
-    has in the folder: its way to the statement of the cost is walked in a folder that is thrown away.
+    has in the folder: its way to the statement of the cost is walked in a folder that is thrown away. `watch`
+    is shown the way; what is said there is said again when the run itself comes to it.
     """
     qm = request.settings.qm
     place = ledger_place(request.out)
@@ -259,7 +281,7 @@ def rehearse(request: Request) -> None:
     with tempfile.TemporaryDirectory(prefix="parmflow-refine-") as folder:
         settings = request.settings.model_copy(update={"notify": NotifySettings()})
         passing = request.model_copy(update={"out": Path(folder), "ledger": "", "settings": settings})
-        with held(passing.out, open_doors(passing, Silent())) as (campaign, bench):
+        with held(passing.out, open_doors(passing, _Rehearsal(watch))) as (campaign, bench):
             take_in(campaign, records_of(request.libraries))
             assert bench is not None
             plan(campaign, bench)
@@ -268,7 +290,7 @@ def rehearse(request: Request) -> None:
 def run(request: Request, watch: Watch) -> dict[str, int]:
     """Run a request, or go on with it where it stopped; how many records ended how."""
     records = records_of(request.libraries)
-    rehearse(request)
+    rehearse(request, watch)
     with held(request.out, open_doors(request, watch)) as (campaign, bench):
         open_run(campaign, request, records)
         return walk(campaign, bench, request.settings)

@@ -252,7 +252,7 @@ def campaign_flow(request: Request) -> dict[str, int]:
     Teller().tell(name_host)
     records_of(request.libraries)  # a library that cannot be read is said before the folder is made
     try:
-        rehearse(request)
+        rehearse(request, FlowLog())
     except SettingsError as error:
         return _refused(error)
     progress = _Progress()

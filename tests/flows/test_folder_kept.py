@@ -60,7 +60,10 @@ def test_a_full_scratch_disk_in_a_first_run_stops_it_and_the_same_command_goes_o
 
 
 def test_a_refused_refinement_leaves_the_results_of_before(tmp_path, library, model_folder, fast):
-    """`assign`, then `refine` into the same folder with too small a budget: exit 2 and not a file changed."""
+    """`assign`, then `refine` into the same folder with too small a budget: exit 2 and not a file changed.
+
+    How far the way to its cost is gone is shown.
+    """
     out = tmp_path / "out"
     assigned = parmflow("assign", library, "--out", out, "--model", model_folder)
     before, shown = files_in(out), parmflow("show", out).stdout
@@ -71,6 +74,7 @@ def test_a_refused_refinement_leaves_the_results_of_before(tmp_path, library, mo
     )
     assert result.exit_code == 2, result.output
     assert "more than the budget" in result.stderr
+    assert "standardise (for the cost): 4 of 4" in result.stderr
     assert files_in(out) == before
     assert parmflow("show", out).stdout == shown
     assert parmflow("assign", library, "--out", out, "--model", model_folder).stdout == assigned.stdout

@@ -9,21 +9,9 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.qm_only import fill_store
 from flows.request import Request, settings_from
+from pipeline.campaign import Silent
 from pipeline.export.parameters_json import read_parametrized_json
 from pipeline.store import QMStore
-
-
-class Silent:
-    """Hears and says nothing."""
-
-    def begin(self, stage, total):
-        pass
-
-    def advance(self, stage):
-        pass
-
-    def say(self, sentence):
-        pass
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from pipeline.rerun import compare_identity, take_in
 from pipeline.run_folder import open_ledger
 from pipeline.schema import MMParameters
 from pipeline.settings import Settings
+from tests.constant_model import ConstantPredictor, KeepingWatch, call_here
 
 LIBRARY = """CCO ethanol
 CC(=O)[O-].[Na+] salt
@@ -33,57 +34,6 @@ OCC ethanol-again
 not-a-smiles broken
 C=O formaldehyde
 """
-
-
-class ConstantPredictor:
-    """One value per kind of term, so that atoms told apart by order would show."""
-
-    name, version, sha256 = "constant", "1", "0" * 64
-
-    def __init__(self):
-        self.asked = []
-
-    def predict_many(self, ligands):
-        return [self.predict(*pair) for pair in ligands]
-
-    def predict(self, ligand, topology):
-        self.asked.append(ligand.mapped_smiles)
-        n_atoms = topology.n_atoms
-        # Charges that differ by element, with the exact sum.
-        charge = topology.atomic_numbers - topology.atomic_numbers.mean()
-        charge = 0.01 * charge
-        charge[-1] -= charge.sum() - ligand.total_charge
-        return MMParameters(
-            bond_k=np.full(len(topology.bonds), 600.0),
-            bond_length=1.0 + 0.01 * topology.atomic_numbers[topology.bonds].sum(axis=1),
-            angle_k=np.full(len(topology.angles), 100.0),
-            angle_theta=np.full(len(topology.angles), 1.9),
-            proper_k=np.full((len(topology.propers), 6), 0.1),
-            improper_k=np.full((len(topology.impropers), 2), 0.3),
-            charge=charge,
-            sigma=np.full(n_atoms, 3.0),
-            epsilon=np.full(n_atoms, 0.1),
-        )
-
-
-class SilentWatch:
-    """Keeps what was said."""
-
-    def __init__(self):
-        self.said = []
-
-    def begin(self, stage, total):
-        pass
-
-    def advance(self, stage):
-        pass
-
-    def say(self, sentence):
-        self.said.append(sentence)
-
-
-def call_here(function, *args, limits):
-    return function(*args)
 
 
 @pytest.fixture
@@ -102,7 +52,7 @@ def make_campaign(folder, *, predictor=None, isolate=call_here):
         folder=folder,
         ledger=open_ledger(folder),
         line=line,
-        watch=SilentWatch(),
+        watch=KeepingWatch(),
         clock=lambda: float(next(ticks)),
         jobs=2,
     )

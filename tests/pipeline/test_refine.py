@@ -21,48 +21,10 @@ from pipeline.rerun import compare_identity, take_in
 from pipeline.run_folder import open_ledger
 from pipeline.schema import MMParameters, QMRecord, QMSpec
 from pipeline.settings import Settings, build_settings
+from tests.constant_model import ConstantPredictor, KeepingWatch, call_here
 
 LIBRARY = "CCO ethanol\nCC(=O)[O-].[Na+] salt\nOCC ethanol-again\nC=O formaldehyde\nCN methylamine\n"
 N_POINTS = 4
-
-
-class ConstantPredictor:
-    """One value per kind of term."""
-
-    name, version, sha256 = "constant", "1", "0" * 64
-
-    def predict_many(self, ligands):
-        return [self.predict(*pair) for pair in ligands]
-
-    def predict(self, ligand, topology):
-        n_atoms = topology.n_atoms
-        return MMParameters(
-            bond_k=np.full(len(topology.bonds), 600.0),
-            bond_length=np.full(len(topology.bonds), 1.2),
-            angle_k=np.full(len(topology.angles), 100.0),
-            angle_theta=np.full(len(topology.angles), 1.9),
-            proper_k=np.full((len(topology.propers), 6), 0.1),
-            improper_k=np.full((len(topology.impropers), 2), 0.3),
-            charge=np.full(n_atoms, ligand.total_charge / n_atoms),
-            sigma=np.full(n_atoms, 3.0),
-            epsilon=np.full(n_atoms, 0.1),
-        )
-
-
-class SilentWatch:
-    """Keeps what was said."""
-
-    def __init__(self):
-        self.said = []
-
-    def begin(self, stage, total):
-        pass
-
-    def advance(self, stage):
-        pass
-
-    def say(self, sentence):
-        self.said.append(sentence)
 
 
 class SpringBench:
@@ -141,10 +103,6 @@ def tune_by_scaling(references, ring):
     return fits
 
 
-def call_here(function, *args, limits):
-    return function(*args)
-
-
 class Run:
     """One process' worth of a run: a fresh campaign on the folder, a bench on the shared store."""
 
@@ -161,7 +119,7 @@ class Run:
             folder=out,
             ledger=open_ledger(out),
             line=line,
-            watch=SilentWatch(),
+            watch=KeepingWatch(),
             clock=lambda: 0.001 * next(ticks),
             jobs=1,
         )
