@@ -79,6 +79,7 @@ class GraphEncoder(nn.Module):
             MessageLayer(width, N_EDGE_FEATURES + n_more, dropout) for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(width)
+        self.reads_pi = pi
 
     def forward(self, batch: GraphBatch, backend: Backend = "torch") -> Tensor:
         """Return (n_atoms, width)."""

@@ -50,7 +50,7 @@ class Predictor:
     def __init__(self, model: Model, form: Form = "class1") -> None:
         self.model = model
         self.valence = model.valence_of(form)
-        self.n_layers = model.n_layers
+        self.n_layers, self.reads_pi = model.n_layers, model.reads_pi
         self.others = [one for one in model.ensembles if one is not self.valence and model.domain]
         self.name = model.name if form == "class1" else f"{model.name} {form}"
         self.version, self.sha256 = model.version, model.sha256
@@ -67,7 +67,7 @@ class Predictor:
     @torch.no_grad()
     def predict_many(self, ligands: Sequence[tuple[Ligand, Topology]]) -> list[MMParameters]:
         """Do the same for several ligands in one pass of the network."""
-        graphs = [build_graph(ligand, pi=self.model.reads_pi) for ligand, _ in ligands]
+        graphs = [build_graph(ligand, pi=self.reads_pi) for ligand, _ in ligands]
         topologies = [topology for _, topology in ligands]
         batch, indices = collate(graphs, topologies)
         shared = share(batch, indices, self.n_layers)

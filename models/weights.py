@@ -50,15 +50,20 @@ class Model:
         return (self.valence,) if self.class2 is None else (self.valence, self.class2)
 
     @property
+    def encoders(self) -> list[GraphEncoder]:
+        """Those of all networks."""
+        modules = [module for network in (self.charges, *self.ensembles) for module in network.modules()]
+        return [module for module in modules if isinstance(module, GraphEncoder)]
+
+    @property
     def n_layers(self) -> int:
         """Layers of the deepest network: how many bonds away an atom is still seen."""
-        modules = [module for network in (self.charges, *self.ensembles) for module in network.modules()]
-        return max(len(module.layers) for module in modules if isinstance(module, GraphEncoder))
+        return max(len(encoder.layers) for encoder in self.encoders)
 
     @property
     def reads_pi(self) -> bool:
         """Whether any network reads pi electrons."""
-        return any(size.pi for size in self.sizes.values())
+        return any(encoder.reads_pi for encoder in self.encoders)
 
     def valence_of(self, form: Form) -> ValenceEnsemble:
         """The networks of a form; SettingsError when the model has none."""

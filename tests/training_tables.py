@@ -48,7 +48,7 @@ schedule = { epochs = 3, batch_molecules = 4, learning_rate = 5e-3 }
 force_field = "tiny.offxml"
 schedule = { epochs = 3, batch_molecules = 4, learning_rate = 5e-3 }
 [valence]
-network = { width = 16, n_layers = 2 }
+network = { width = 16, n_layers = 2, pi = true }
 schedule = { epochs = 3, batch_molecules = 4, learning_rate = 5e-3 }
 sources = { gen2-torsion = 0 }
 dev_minima = 0

@@ -13,6 +13,7 @@ from models.graph import collate_graphs
 from models.huckel import pi_electrons
 from models.network import ValenceEnsemble, ValenceNetwork
 from models.predict import Predictor, build_batch
+from models.training.dev_score import predictor_of
 from models.weights import Model
 from pipeline.topology import build_topology
 
@@ -161,7 +162,7 @@ def test_a_network_reads_them_or_does_not() -> None:
 
 @pytest.mark.parametrize("seeing", ["charges", "valence", "neither"])
 def test_a_prediction_has_the_features_that_its_networks_read(seeing: str, build_ligand) -> None:
-    """Also where only one kind of network reads pi electrons: the numbers are those of all features."""
+    """Also where only one kind of network reads pi electrons, and in training: as of all features."""
     ligand = build_ligand("C=CC=O")
     pair = (ligand, build_topology(ligand))
     torch.manual_seed(3)
@@ -177,3 +178,6 @@ def test_a_prediction_has_the_features_that_its_networks_read(seeing: str, build
     assert predicted.charge == pytest.approx(charge.numpy(), abs=1e-8)
     assert predicted.bond_k == pytest.approx(expected.bond_k.numpy(), abs=1e-4)
     assert predicted.proper_k == pytest.approx(expected.proper_k.numpy(), abs=1e-6)
+    in_training = predictor_of(charges, valence, "class1").predict(*pair)
+    assert np.array_equal(in_training.bond_k, predicted.bond_k)
+    assert np.array_equal(in_training.charge, predicted.charge)
