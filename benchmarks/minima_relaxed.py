@@ -6,7 +6,7 @@ AM1 charges of every conformer, and with OpenMM's minimiser): AM1-BCC charges de
 they are made from (ours: the QM minimum), and the published run stops OpenMM's minimiser at its default
 tolerance, at which a quarter of the heavy-atom RMSD is still to come.
 
-    PARMFLOW_DATA=... ROWS=60 MODELS="fifth" python -m benchmarks minima_relaxed
+    PARMFLOW_DATA=... ROWS=60 MODELS="sixth" python -m benchmarks minima_relaxed
 """
 
 import os

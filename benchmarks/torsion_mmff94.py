@@ -4,7 +4,7 @@ PARMFLOW_DATA names the folder with qm/, charges/ and forcefields/. Without MODE
 the baselines; the models that it names are scored beside them. Reports go to OUT (default
 runs/torsion_mmff94).
 
-    PARMFLOW_DATA=... MODELS="fifth" python -m benchmarks torsion_mmff94
+    PARMFLOW_DATA=... MODELS="sixth" python -m benchmarks torsion_mmff94
 """
 
 import os

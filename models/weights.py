@@ -24,7 +24,7 @@ from pipeline.schema import CONVENTIONS_VERSION
 from pipeline.settings import Form
 
 SHIPPED = Path(__file__).parent / "weights"
-DEFAULT = "fifth"
+DEFAULT = "sixth"
 DOMAIN_FILE = "domain.json"
 
 
