@@ -11,22 +11,9 @@ from pipeline.ledger import Ledger
 from pipeline.library import Record
 from pipeline.outcome import Outcome
 from pipeline.settings import NotifySettings
+from tests.constant_model import KeepingWatch
 
 KEEP = "import sys; open('told', 'a').write(sys.argv[1] + ' ' + sys.stdin.read() + chr(10))"
-
-
-class Saying:
-    def __init__(self):
-        self.said = []
-
-    def begin(self, stage, total):
-        pass
-
-    def advance(self, stage):
-        pass
-
-    def say(self, sentence):
-        self.said.append(sentence)
 
 
 @pytest.fixture
@@ -67,7 +54,7 @@ def test_completion_is_told_once_with_the_facts(tmp_path, ledger):
         settle(ledger, number, status)
     settings = NotifySettings(command=(sys.executable, "-c", KEEP))
     for _ in range(2):
-        Herald(Saying(), ledger, tmp_path, settings).complete()
+        Herald(KeepingWatch(), ledger, tmp_path, settings).complete()
     ((event, facts),) = told(tmp_path)
     assert event == "completed"
     assert (facts["n_records"], facts["n_ok"], facts["n_failed"]) == (40, 2, 1)
@@ -78,7 +65,7 @@ def test_a_failed_fraction_beyond_the_limit_is_told_in_mid_run(tmp_path, ledger)
     """Half of 40 fail, the limit is 0.3: told once, before the end; with a limit of 0.6 not at all."""
     for limit, events in ((0.6, []), (0.3, ["many-failures"])):
         settings = NotifySettings(command=(sys.executable, "-c", KEEP), failed_fraction=limit)
-        herald = Herald(Saying(), ledger, tmp_path, settings)
+        herald = Herald(KeepingWatch(), ledger, tmp_path, settings)
         for number in range(1, 41):
             settle(ledger, number, "failed" if number % 2 else "ok")
             herald.advance("assign")
@@ -87,7 +74,7 @@ def test_a_failed_fraction_beyond_the_limit_is_told_in_mid_run(tmp_path, ledger)
 
 def test_a_command_that_fails_is_said_and_stops_nothing(tmp_path, ledger):
     """A program that is not there: one sentence."""
-    watch = Saying()
+    watch = KeepingWatch()
     Herald(watch, ledger, tmp_path, NotifySettings(command=("no-such-program",))).complete()
     assert len(watch.said) == 1
     assert "no-such-program" in watch.said[0]

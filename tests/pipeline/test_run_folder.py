@@ -88,7 +88,7 @@ def test_commands_that_begin_a_run_at_once_share_one_ledger(tmp_path, postgres):
     assert [path.name for path in (folder / ".parmflow").iterdir()] == ["ledger.json"]
 
 
-@pytest.mark.parametrize("n_asked_before", range(3))
+@pytest.mark.parametrize("n_asked_before", range(2))
 def test_a_folder_in_which_a_run_begins_meanwhile_is_taken(tmp_path, monkeypatch, n_asked_before):
     """The other's first entry comes after any of the questions about the folder."""
     is_dir, asked = Path.is_dir, []
@@ -103,6 +103,7 @@ def test_a_folder_in_which_a_run_begins_meanwhile_is_taken(tmp_path, monkeypatch
     monkeypatch.setattr(Path, "is_dir", answer_then_begin)
     check_folder(tmp_path)
     assert asked[0] == tmp_path
+    assert list(tmp_path.iterdir()) == [tmp_path / STATE_FOLDER]
 
 
 def test_a_ledger_that_is_gone_is_not_begun_anew(out, postgres):
