@@ -76,6 +76,8 @@ class ValenceStage(_Config):
     """Parquet files below the data folder"""
     sources: dict[str, int]
     """data source -> largest number of rows taken (0: all)"""
+    profiles: tuple[str, ...] = ()
+    """Parquet files below the data folder: torsion profiles without geometries, which rounds scan"""
     dev_minima: int = Field(default=32, ge=0)
     """molecules of the dev minima that are relaxed after every epoch"""
     mean_of_steps: int = Field(default=1, ge=1)
@@ -111,6 +113,8 @@ class Round(_Config):
     """molecules all of whose minima are relaxed; where they end they have the energies of the QM minima"""
     escapes: int = Field(default=0, ge=0)
     """molecules of which a minimum that was left in these relaxations is visited"""
+    scans: int = Field(default=0, ge=0)
+    """torsion profiles that are scanned; where the scan ends it has the energies of the profile"""
     schedule: ScheduleConfig
     max_confs: int | None = Field(default=None, ge=2)
     """conformers drawn per row and epoch; None: as before the rounds"""
@@ -147,6 +151,13 @@ class TrainConfig(_Config):
     valence: ValenceStage
     rounds: tuple[Round, ...] = ()
     class2: Class2Stage | None = None
+
+    @model_validator(mode="after")
+    def _scans_are_of_profiles(self) -> "TrainConfig":
+        rounds = self.rounds + (() if self.class2 is None else self.class2.rounds)
+        if any(one.scans for one in rounds) and not self.valence.profiles:
+            raise ValueError("rounds have scans, but there is nothing to scan: set valence.profiles")
+        return self
 
 
 def read_config(path: Path) -> TrainConfig:

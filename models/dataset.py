@@ -4,7 +4,7 @@ The format of the tables is described in data/qm/README.md. Rows with an element
 left out and counted, never dropped in silence.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,11 +12,15 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from rdkit import Chem, rdBase
 
 from models.features import MolecularGraph, build_graph
-from pipeline.errors import LigandError, SettingsError
+from pipeline.atoms import atoms_of
+from pipeline.errors import LigandError, RecordError, SettingsError
+from pipeline.ligand import ligand_from_rdkit
 from pipeline.schema import FloatArray, Ligand, Topology
 from pipeline.topology import build_topology
+from pipeline.units import KCAL_PER_HARTREE
 
 T = TypeVar("T")
 
@@ -38,7 +42,7 @@ class QMExample:
     key: str
     source: str
     kind: str
-    """minima, torsiondrive, near-minimum or relaxed-minima (both: see models/training/visits.py)"""
+    """minima or torsiondrive; of training's own making: near-minimum, relaxed-minima or relaxed-scan"""
     level: str
     ligand: Ligand
     graph: MolecularGraph
@@ -53,6 +57,20 @@ class QMExample:
     """the scanned torsion, where known"""
     grid: FloatArray | None
     """(n_confs,) angle of the scanned torsion, degree, where known"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Profile:
+    """A torsion drive of which only the energies are known."""
+
+    key: str
+    level: str
+    ligand: Ligand
+    dihedral: tuple[int, int, int, int]
+    angles: FloatArray
+    """(n_points,), degree"""
+    energy: FloatArray
+    """(n_points,), kcal/mol, relative to the lowest"""
 
 
 def read_charge_examples(
@@ -82,6 +100,17 @@ def read_qm_examples(*paths: Path, sources: dict[str, int] | None = None) -> tup
 def examples_of(table: pd.DataFrame) -> tuple[list[QMExample], int]:
     """Build the examples of a QM table that is read already; return them and the number left out."""
     return _collect(table, _qm_example)
+
+
+def read_profile_rows(paths: Sequence[Path], without: Collection[str]) -> pd.DataFrame:
+    """Read profile tables, but for the molecules (keys) that are not wanted."""
+    table = pd.concat([_read_table(path) for path in paths])
+    return table[~table["key"].isin(list(without))]
+
+
+def profiles_of(table: pd.DataFrame) -> tuple[list[Profile], int]:
+    """Build the profiles of a table that is read already; return them and the number left out."""
+    return _collect(table, _profile)
 
 
 def _take(rows: pd.DataFrame, n: int) -> pd.DataFrame:
@@ -143,6 +172,47 @@ def _qm_example(row: Any) -> QMExample:
         dihedral=None if row.dihedral is None else (int(i), int(j), int(k), int(m)),
         grid=None if row.grid is None else np.asarray(row.grid, dtype=np.float64),
     )
+
+
+def _profile(row: Any) -> Profile:
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromMolBlock(row.molblock, removeHs=False)
+        if mol is None:
+            raise RecordError(f"{row.key}: RDKit cannot read the molblock of this profile")
+        Chem.AssignStereochemistryFrom3D(mol)
+        dihedral = row.dihedral_idx if row.dihedral_idx is not None else _tagged_atoms(row.smiles_tagged, mol)
+    i, j, k, m = (int(atom) for atom in dihedral)
+    if not all(mol.GetBondBetweenAtoms(*bond) for bond in ((i, j), (j, k), (k, m))):
+        raise RecordError(f"{row.key}: the atoms of this profile's dihedral are not bonded in a row")
+    angles, first = np.unique(np.asarray(row.angles, dtype=np.float64), return_index=True)
+    energy = np.asarray(row.energy_hartree, dtype=np.float64)[first] * KCAL_PER_HARTREE
+    known = np.isfinite(energy)
+    if not known.any():
+        raise RecordError(f"{row.key}: a profile without an energy")
+    return Profile(
+        key=row.key,
+        level=row.method,
+        ligand=ligand_from_rdkit(mol, row.key),
+        dihedral=(i, j, k, m),
+        angles=angles[known],
+        energy=(energy - energy[known].min())[known],
+    )
+
+
+def _tagged_atoms(smiles: str, mol: Chem.Mol) -> tuple[int, ...]:
+    """Which atoms of `mol` are those with the map numbers 1 to 4."""
+    options = Chem.SmilesParserParams()
+    options.removeHs = False
+    pattern = Chem.MolFromSmiles(smiles, options)
+    numbers = [] if pattern is None else [atom.GetAtomMapNum() for atom in atoms_of(pattern)]
+    if sorted(numbers)[-4:] != [1, 2, 3, 4]:
+        raise RecordError(f"{smiles}: the four atoms of a dihedral are not tagged 1 to 4")
+    for atom in atoms_of(pattern):
+        atom.SetAtomMapNum(0)
+    match = mol.GetSubstructMatch(pattern)
+    if len(match) != mol.GetNumAtoms():
+        raise RecordError(f"{smiles}: not the molecule of the molblock")
+    return tuple(match[numbers.index(tag)] for tag in (1, 2, 3, 4))
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from models.energy import energy_and_gradient
+from models.hold import Hold, Springs, springs_of
 from models.preconditioner import inverse_stiffness
 from models.terms import (
     MMIndices,
@@ -75,6 +76,8 @@ class RelaxTask:
     parameters: MMParameters
     coords: FloatArray
     """(n_confs, n_atoms, 3), angstrom"""
+    hold: Hold | None = None
+    """a dihedral that is held, in each conformer where it says"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,7 +87,7 @@ class Relaxed:
     coords: FloatArray
     """(n_confs, n_atoms, 3), angstrom"""
     energy: FloatArray
-    """(n_confs,), kcal/mol"""
+    """(n_confs,), kcal/mol, with that of a spring that holds a dihedral"""
     largest_force: FloatArray
     """(n_confs,), kcal/mol/angstrom, on any atom"""
     converged: np.ndarray
@@ -103,6 +106,7 @@ class _Problem:
     parameters: TorchParameters
     coords: Tensor
     """(n_atoms, 3), angstrom, float64"""
+    hold: Hold | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,6 +116,7 @@ class _Batch:
     problems: list[_Problem]
     indices: MMIndices
     parameters: TorchParameters
+    springs: Springs
     slots: Tensor
     """(n_atoms_total,) place of each atom in the padded (n * width) array"""
     width: int
@@ -119,8 +124,10 @@ class _Batch:
 
     def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Energies (n,) and gradients (n, 3 width), zero in the padding, of coordinates (n, 3 width)."""
-        terms, gradient = energy_and_gradient(self.indices, self.parameters, self.unpad(x)[:, None, :])
-        return terms.total[:, 0], self.pad(gradient[:, 0, :])
+        coords = self.unpad(x)
+        terms, gradient = energy_and_gradient(self.indices, self.parameters, coords[:, None, :])
+        energy, pull = self.springs.pull(coords, terms.total[:, 0], gradient[:, 0, :])
+        return energy, self.pad(pull)
 
     def softness(self, x: Tensor) -> Tensor:
         """Inverse of the stiff part of the Hessian at x, (n, 3 width, 3 width)."""
@@ -224,19 +231,28 @@ def _batches(tasks: Sequence[RelaxTask], batch_atoms: int) -> Iterator[list[_Pro
                 yield batch
                 batch = []
             start = torch.tensor(np.array(coords), dtype=torch.float64)
-            batch.append(
-                _Problem(task=number, conf=conf, indices=indices, parameters=parameters, coords=start)
+            problem = _Problem(
+                task=number,
+                conf=conf,
+                indices=indices,
+                parameters=parameters,
+                coords=start,
+                hold=task.hold,
             )
+            batch.append(problem)
     if batch:
         yield batch
 
 
 def _collate(problems: list[_Problem], width: int) -> _Batch:
-    slots = [number * width + torch.arange(len(problem.coords)) for number, problem in enumerate(problems)]
+    n_atoms = [len(problem.coords) for problem in problems]
+    slots = [number * width + torch.arange(n) for number, n in enumerate(n_atoms)]
+    holds = [None if problem.hold is None else (problem.hold, problem.conf) for problem in problems]
     return _Batch(
         problems=problems,
         indices=collate_indices([problem.indices for problem in problems]),
         parameters=collate_parameters([problem.parameters for problem in problems]),
+        springs=springs_of(holds, n_atoms),
         slots=torch.cat(slots),
         width=width,
     )

@@ -91,6 +91,7 @@ def _check_tables(config: TrainConfig, data: Path) -> None:
         CHARGE_TABLE,
         config.prior.force_field,
         *config.valence.tables,
+        *config.valence.profiles,
         DEV_TABLE,
     )
     missing = [str(data / table) for table in tables if not (data / table).is_file()]

@@ -15,6 +15,7 @@ from models.network import ValenceEnsemble, ValenceNetwork
 from models.weights import Model
 from pipeline.schema import Ligand
 from pipeline.topology import build_topology
+from pipeline.units import KCAL_PER_HARTREE
 
 MOLECULES = ("CCO", "CC(=O)N", "CCl", "c1ccoc1", "CC#N", "CS", "C[NH3+]", "OCC=O")
 OFFXML = """<?xml version="1.0" encoding="utf-8"?>
@@ -108,6 +109,29 @@ def make_rows(build_ligand: Callable[..., Ligand], split: str, n_points: int = 6
             }
         )
     return pd.DataFrame(rows)
+
+
+PROFILE_ANGLES = np.arange(-165.0, 181.0, 15.0)
+"""degree"""
+
+
+def profile_row(smiles: str, pattern: str, energies: np.ndarray) -> dict[str, object]:
+    """A row of a profile table: an embedded molecule, and energies, kcal/mol, at `PROFILE_ANGLES`."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert AllChem.EmbedMolecule(mol, randomSeed=4) == 0
+    dihedral = mol.GetSubstructMatch(Chem.MolFromSmarts(pattern))
+    tagged = Chem.Mol(mol)
+    for number, atom in enumerate(dihedral, start=1):
+        tagged.GetAtomWithIdx(atom).SetAtomMapNum(number)
+    return {
+        "key": smiles,
+        "method": "b3lyp-d3bj/dzvp",
+        "molblock": Chem.MolToMolBlock(mol),
+        "dihedral_idx": list(dihedral),
+        "smiles_tagged": Chem.MolToSmiles(tagged),
+        "angles": PROFILE_ANGLES,
+        "energy_hartree": energies / KCAL_PER_HARTREE - 100.0,
+    }
 
 
 def write_training_tables(parent: Path, build_ligand: Callable[..., Ligand]) -> Path:

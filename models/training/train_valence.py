@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from models.charges import ChargeEnsemble
 from models.config import Class2Stage, Round, ScheduleConfig, TrainConfig, ValenceStage
-from models.dataset import QMExample, examples_of
+from models.dataset import examples_of, profiles_of, read_profile_rows
 from models.graph import collate_graphs
 from models.loss import TrainingRow, draw_batch, prior_loss, stiffness_pull, valence_loss
 from models.network import ValenceEnsemble, ValenceNetwork
@@ -22,6 +23,8 @@ from models.terms import collate_indices
 from models.training.dev_score import predictor_of, read_dev_minima, score_minima, score_torsions
 from models.training.optimise import Report, Stage, device_of, is_trained, run_stage
 from models.training.rows import Labeller, prepare_rows, sage_labeller
+from models.training.scans import SOURCE as SCAN_SOURCE
+from models.training.scans import relax_scans
 from models.training.side_by_side import side_by_side
 from models.training.visits import (
     LEFT_SOURCE,
@@ -65,6 +68,8 @@ class Step:
     """molecules all of whose minima the members' mean relaxes before"""
     n_escapes: int = 0
     """molecules of which a minimum left in these relaxations is visited"""
+    n_scans: int = 0
+    """torsion profiles that the members' mean scans before"""
 
 
 def steps_of(config: TrainConfig) -> list[Step]:
@@ -93,6 +98,7 @@ def _steps_of_form(
             n_visits=one.visits,
             n_relaxed=one.relaxed,
             n_escapes=one.escapes,
+            n_scans=one.scans,
         )
         for number, one in enumerate(rounds, start=1)
     ]
@@ -123,13 +129,16 @@ def train_valence(
     )
     ensembles: dict[Form, list[ValenceEnsemble]] = {"class1": [], "class2": []}
     tables = [data / table for table in stage.tables]
+    profiles = _profiles_of([data / table for table in stage.profiles], tables)
     for number, step in enumerate(steps):
         if step.n_visits and cheap is not None:
             rows = rows + crew.visited(step, ensembles[step.form][-1], tables, cheap, prior)
-        relaxed = crew.relaxed(step, ensembles[step.form][-1], tables, prior) if step.n_relaxed else []
+        own = crew.relaxed(step, ensembles[step.form][-1], tables, prior) if step.n_relaxed else []
+        if step.n_scans:
+            own = own + crew.scanned(step, ensembles[step.form][-1], profiles, prior)
         if step.n_escapes and cheap is not None:
             rows = rows + crew.escaped(step, ensembles[step.form][-1], cheap, prior)
-        ensembles[step.form].append(crew.train(steps[: number + 1], rows + relaxed))
+        ensembles[step.form].append(crew.train(steps[: number + 1], rows + own))
     class2 = None
     if config.class2 is not None:
         class2 = mean_of_weights(ensembles["class2"][-config.class2.mean_of_steps :])
@@ -210,8 +219,8 @@ class _Crew:
         predictor, seed = predictor_of(self.charges, ensemble, step.form), _seed_of(step, self.config)
         chosen = _choose(_minima_of(tables), step.n_visits, seed)
 
-        def rows_of(examples: list[QMExample], start: int) -> Iterable[dict[str, Any]]:
-            return visit(examples, predictor, cheap, seed=seed + start)
+        def rows_of(part: pd.DataFrame, start: int) -> Iterable[dict[str, Any]]:
+            return visit(examples_of(part)[0], predictor, cheap, seed=seed + start)
 
         table = self.folder / f"{step.name}-visits" / "visited.parquet"
         return self._rows(self._parts(table, chosen, rows_of), SOURCE, prior)
@@ -227,8 +236,8 @@ class _Crew:
         several = minima[minima["n_confs"] > 1]
         chosen = _choose(several, step.n_relaxed, _seed_of(step, self.config))
 
-        def rows_of(examples: list[QMExample], _: int) -> Iterable[dict[str, Any]]:
-            return relax_minima(examples, predictor)
+        def rows_of(part: pd.DataFrame, _: int) -> Iterable[dict[str, Any]]:
+            return relax_minima(examples_of(part)[0], predictor)
 
         parts = self._parts(self._relaxed_table(step), chosen, rows_of)
         return [] if self._have_done(step) else self._rows(parts, RELAXED_SOURCE, prior)
@@ -245,11 +254,25 @@ class _Crew:
         if chosen.empty:
             return []
 
-        def rows_of(examples: list[QMExample], start: int) -> Iterable[dict[str, Any]]:
-            return visit(examples, predictor, cheap, seed=seed + start, stops=ON_THE_WAY_OUT)
+        def rows_of(part: pd.DataFrame, start: int) -> Iterable[dict[str, Any]]:
+            return visit(examples_of(part)[0], predictor, cheap, seed=seed + start, stops=ON_THE_WAY_OUT)
 
         visited = self.folder / f"{step.name}-escapes" / "visited.parquet"
         return self._rows(self._parts(visited, chosen, rows_of), SOURCE, prior)
+
+    def scanned(
+        self, step: Step, ensemble: ValenceEnsemble, profiles: pd.DataFrame, prior: Labeller
+    ) -> list[TrainingRow]:
+        """Rows of the members' mean's own scans, with the energies of the profiles; the step's own too."""
+        predictor, seed = predictor_of(self.charges, ensemble, step.form), _seed_of(step, self.config)
+        chosen = _choose(profiles, step.n_scans, seed)
+
+        def rows_of(part: pd.DataFrame, start: int) -> Iterable[dict[str, Any]]:
+            return relax_scans(profiles_of(part)[0], predictor, seed=seed + start)
+
+        table = self.folder / f"{step.name}-scans" / "scanned.parquet"
+        parts = self._parts(table, chosen, rows_of)
+        return [] if self._have_done(step) else self._rows(parts, SCAN_SOURCE, prior)
 
     def _relaxed_table(self, step: Step) -> Path:
         return self.folder / f"{step.name}-relaxed" / "relaxed.parquet"
@@ -258,17 +281,17 @@ class _Crew:
         self,
         table: Path,
         chosen: pd.DataFrame,
-        rows_of: Callable[[list[QMExample], int], Iterable[dict[str, Any]]],
+        rows_of: Callable[[pd.DataFrame, int], Iterable[dict[str, Any]]],
     ) -> list[Path]:
-        """Make the table from the chosen minima, a part at a time; parts made before stay as they are."""
+        """Make the table from the chosen rows, a part at a time; parts made before stay as they are."""
         starts = range(0, len(chosen), VISITED_TOGETHER)
         folders = [table.parent / str(start) for start in starts]
 
         def make_part(part: int) -> Path:
             path, start = folders[part] / table.name, starts[part]
             if not path.exists():
-                examples, _ = examples_of(chosen.iloc[start : start + VISITED_TOGETHER])
-                pd.DataFrame(list(rows_of(examples, start))).to_parquet(path.with_suffix(".new"))
+                part_of = chosen.iloc[start : start + VISITED_TOGETHER]
+                pd.DataFrame(list(rows_of(part_of, start))).to_parquet(path.with_suffix(".new"))
                 path.with_suffix(".new").replace(path)
             return path
 
@@ -276,6 +299,9 @@ class _Crew:
 
     def _rows(self, parts: Sequence[Path], source: str, prior: Labeller) -> list[TrainingRow]:
         of_source = self.config.valence.model_copy(update={"sources": {source: 0}})
+        parts = [part for part in parts if pq.read_metadata(part).num_rows]
+        if not parts:
+            return []
         return prepare_rows(parts, self.charges, of_source, prior, self.report)
 
 
@@ -290,6 +316,14 @@ def _seed_of(step: Step, config: TrainConfig) -> int:
 def _minima_of(tables: Sequence[Path]) -> pd.DataFrame:
     rows = pd.concat([pd.read_parquet(table) for table in tables])
     return rows[rows["kind"] == "minima"]
+
+
+def _profiles_of(paths: Sequence[Path], tables: Sequence[Path]) -> pd.DataFrame:
+    """Profiles of molecules that are not driven in `tables`, where the geometries are known."""
+    if not paths:
+        return pd.DataFrame()
+    rows = pd.concat([pd.read_parquet(table, columns=["kind", "key"]) for table in tables])
+    return read_profile_rows(paths, without=set(rows.loc[rows["kind"] == "torsiondrive", "key"]))
 
 
 def dev_score(table: Path, charges: ChargeEnsemble, stage: ValenceStage, report: Report) -> Score:

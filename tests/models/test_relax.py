@@ -1,5 +1,6 @@
 """The batched minimiser: closed forms, OpenMM's minimiser, independence of what lies beside a conformer."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -7,9 +8,10 @@ import openmm
 import pytest
 import torch
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom
+from rdkit.Chem import rdDistGeom, rdMolTransforms
 
 from models.energy import TorchParameters, energy_and_gradient, indices_from_topology
+from models.hold import HOLD_STIFFNESS, Hold
 from models.preconditioner import inverse_stiffness
 from models.relax import RelaxSettings, RelaxTask, relax
 from pipeline.export.openmm_system import build_system
@@ -282,3 +284,60 @@ def test_chirality_survives(build_ligand: Callable[..., Ligand], parametrize_lig
 
     assert isinstance(to_rdkit(ligand), Chem.Mol)
     np.testing.assert_array_equal(handedness(relax([task])[0].coords), handedness(coords))
+
+
+HELD = (0, 1, 2, 3)
+"""C-C-C-O of propanol"""
+
+
+def held(task: RelaxTask, angles: list[float]) -> RelaxTask:
+    """The first conformer of propanol, once for each angle (degree) at which its chain is held."""
+    coords = np.repeat(task.coords[:1], len(angles), axis=0)
+    return dataclasses.replace(task, coords=coords, hold=Hold(dihedral=HELD, angles=np.radians(angles)))
+
+
+def dihedral(coords: FloatArray) -> float:
+    """C-C-C-O by RDKit, degree."""
+    conformer = Chem.Conformer(len(coords))
+    conformer.SetPositions(np.array(coords))
+    return rdMolTransforms.GetDihedralDeg(conformer, *HELD)
+
+
+def test_a_held_dihedral_stays_and_all_else_relaxes(tasks: list) -> None:
+    """Both signs and cis; off by less than what a torsion of 20 kcal/mol/radian pulls; the force that the
+    force field has left is the spring's: along the dihedral's own derivative, as RDKit moves it.
+    """
+    angles = [70.0, -70.0, 0.0, 130.0, 180.0]
+    task = held(tasks[0], angles)
+    relaxed = relax([task], TIGHT)[0]
+    assert relaxed.converged.all()
+    ends = [dihedral(coords) for coords in relaxed.coords]
+    off = (np.array(ends) - angles + 180) % 360 - 180
+    assert np.abs(off).max() < np.degrees(20 / HOLD_STIFFNESS)
+    indices, parameters = indices_from_topology(task.topology), TorchParameters.from_mm(task.parameters)
+    coords = torch.tensor(relaxed.coords).transpose(0, 1)
+    terms, gradient = energy_and_gradient(indices, parameters, coords)
+    stored = HOLD_STIFFNESS * (1 - np.cos(np.radians(off)))
+    np.testing.assert_allclose(relaxed.energy, terms.total[0].numpy() + stored, atol=1e-8)
+    for number in (0, 3):
+        pull = gradient[:, number].numpy()
+        assert np.linalg.norm(pull, axis=1).max() > 0.1
+        np.testing.assert_allclose(pull[4:], 0.0, atol=2e-3)
+        slope = HOLD_STIFFNESS * np.sin(np.radians(off[number]))
+        push = np.array([0.0, 0.0, 1e-4])
+        for atom in HELD:
+            by_z = []
+            for sign in (1, -1):
+                moved = np.array(relaxed.coords[number])
+                moved[atom] += sign * push
+                by_z.append(np.radians(dihedral(moved)))
+            np.testing.assert_allclose(pull[atom, 2], -slope * (by_z[0] - by_z[1]) / 2e-4, atol=5e-3)
+
+
+def test_a_spring_pulls_on_no_other_conformer(tasks: list) -> None:
+    """Beside held conformers, in one batch, the others end where they end alone."""
+    alone = relax(tasks, TIGHT)
+    beside = relax([held(tasks[0], [70.0, -120.0]), *tasks], TIGHT)[1:]
+    for one, other in zip(alone, beside, strict=True):
+        np.testing.assert_allclose(one.energy, other.energy, atol=1e-6)
+        np.testing.assert_allclose(one.coords, other.coords, atol=1e-3)

@@ -21,7 +21,13 @@ from models.train import train
 from models.training.optimise import Stage, run_stage
 from models.weights import Model, load_model_folder, save_model
 from pipeline.errors import OutputFolderError, SettingsError
-from tests.training_tables import CONFIG, untrained_model, write_training_tables
+from tests.training_tables import (
+    CONFIG,
+    PROFILE_ANGLES,
+    profile_row,
+    untrained_model,
+    write_training_tables,
+)
 
 
 @pytest.fixture
@@ -145,6 +151,65 @@ def test_a_training_stopped_between_visits_goes_on_to_the_same_weights(tmp_path,
     for name in ("valence.safetensors", "class2.safetensors", "manifest.json"):
         one, other = (tmp_path / run / "tiny" / "0.1" / name for run in ("straight", "stopped"))
         assert one.read_bytes() == other.read_bytes(), name
+
+
+SCANS = """
+[[rounds]]
+visits = 0
+scans = 2
+schedule = { epochs = 1, batch_molecules = 4, learning_rate = 5e-3, keep = "last" }
+"""
+
+
+def test_profiles_are_scanned_once_for_a_round_and_weigh(tmp_path, data, monkeypatch):
+    """Of three profiles one is of a molecule whose drive has geometries; two are scanned, none of them again
+    when a stopped training goes on to the same weights; with other energies the weights are others.
+    """
+    monkeypatch.setattr("models.training.scans.LARGEST_ERROR", 100.0)  # of a network that knows nothing
+
+    def write(height: float) -> None:
+        wave = height * np.cos(3 * np.radians(PROFILE_ANGLES))
+        molecules = (("CCCO", "CCCO"), ("CCSC", "CCSC"), ("OCC=O", "OCC=O"))
+        rows = [profile_row(smiles, pattern, wave) for smiles, pattern in molecules]
+        pd.DataFrame(rows).to_parquet(data / "qm" / "profiles.parquet")
+
+    write(2.0)
+    config = tmp_path / "tiny.toml"
+    profiles = 'profiles = ["qm/profiles.parquet"]'
+    config.write_text(CONFIG.replace("[valence]", f"[valence]\n{profiles}") + SCANS)
+    heard = []
+    train(config, data, tmp_path / "straight", cheap=spring, report=heard.append)
+    assert sum(line.startswith("scanned.parquet: 2 rows, 24 points") for line in heard) == 1
+
+    def stop(line: str) -> None:
+        if line.startswith("member 1: round-1"):
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        train(config, data, tmp_path / "stopped", cheap=spring, report=stop)
+    with monkeypatch.context() as patch:
+        patch.setattr("models.training.train_valence.relax_scans", pytest.fail)
+        train(config, data, tmp_path / "stopped", cheap=spring, report=silent)
+    write(20.0)
+    train(config, data, tmp_path / "other", cheap=spring, report=silent)
+    one, same, other = (
+        (tmp_path / run / "tiny" / "0.1" / "valence.safetensors").read_bytes()
+        for run in ("straight", "stopped", "other")
+    )
+    assert one == same
+    assert one != other
+
+
+def test_scans_without_profiles_are_refused(tmp_path, data):
+    """Neither is a table of them that is not there a reason to train for hours first."""
+    config = tmp_path / "tiny.toml"
+    config.write_text(CONFIG + SCANS)
+    with pytest.raises(SettingsError, match=r"set valence\.profiles"):
+        train(config, data, tmp_path / "run", cheap=spring, report=pytest.fail)
+    config.write_text(CONFIG.replace("[valence]", '[valence]\nprofiles = ["qm/p.parquet"]') + SCANS)
+    with pytest.raises(SettingsError, match=r"p\.parquet"):
+        train(config, data, tmp_path / "run", cheap=spring, report=pytest.fail)
+    assert not (tmp_path / "run").exists()
 
 
 def test_escapes_without_relaxations_are_refused(tmp_path, data):
