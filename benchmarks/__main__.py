@@ -8,6 +8,7 @@ NAMES = (
     "vdw_mismatches",
     "torsion_mmff94",
     "minima_relaxed",
+    "profiles_relaxed",
     "prediction_speed",
     "training_cost",
     "export_readers",
