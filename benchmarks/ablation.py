@@ -179,7 +179,7 @@ def _score(trained: Trained, form: Form, charges: ChargeEnsemble, config: TrainC
     networks = trained.class1 if form == "class1" else trained.class2
     assert networks is not None
     minima = read_dev_minima(DATA / DEV_TABLE, int(os.environ.get("MINIMA", "60")))
-    return _torsions(networks, charges, config) | _minima(networks, form, charges, minima)
+    return _torsions(networks, charges, config) | _minima(networks, charges, minima)
 
 
 def _torsions(networks: ValenceEnsemble, charges: ChargeEnsemble, config: TrainConfig) -> dict[str, float]:
@@ -189,9 +189,9 @@ def _torsions(networks: ValenceEnsemble, charges: ChargeEnsemble, config: TrainC
 
 
 def _minima(
-    networks: ValenceEnsemble, form: Form, charges: ChargeEnsemble, minima: Sequence[QMExample]
+    networks: ValenceEnsemble, charges: ChargeEnsemble, minima: Sequence[QMExample]
 ) -> dict[str, float]:
-    predictor = predictor_of(charges, networks, form)
+    predictor = predictor_of(charges, networks)
     summary = summarise_relaxed(evaluate_relaxed(minima, class1_relaxer(predictor.predict), "small"))
     return {"dde": summary.median_dde, "rmsd": summary.median_rmsd, "tfd": summary.median_tfd}
 

@@ -132,6 +132,8 @@ class Class2Stage(_Config):
     schedule: ScheduleConfig
     members: int = Field(default=1, ge=1)
     """of the class I members, the first so many go on"""
+    relaxed: int = Field(default=0, ge=0)
+    """molecules all of whose minima are relaxed before, by the class I members' mean; as in a round"""
     rounds: tuple[Round, ...] = ()
     """in this form, after the first training"""
     mean_of_steps: int = Field(default=1, ge=1)

@@ -40,6 +40,7 @@ class ValenceEnsemble(nn.Module):
 
     def __init__(self, members: Sequence[ValenceNetwork]) -> None:
         super().__init__()
+        self.form: Form = members[0].form
         self.encoders = nn.ModuleList(member.encoder for member in members)
         self.readouts = EnsembleReadouts([member.readouts for member in members])
 

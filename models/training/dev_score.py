@@ -17,7 +17,6 @@ from models.network import ValenceEnsemble, ValenceNetwork
 from models.predict import Predictor
 from models.training.optimise import device_of
 from models.weights import Model
-from pipeline.settings import Form
 
 SCORE_BATCH = 24
 MINIMA_SOURCE = "industry"
@@ -63,7 +62,7 @@ def _few_conformers(example: QMExample) -> QMExample:
     )
 
 
-def predictor_of(charges: ChargeEnsemble, valence: ValenceEnsemble, form: Form) -> Predictor:
+def predictor_of(charges: ChargeEnsemble, valence: ValenceEnsemble) -> Predictor:
     """A predictor of networks in training, in float64; they stay as they are."""
     networks = deepcopy(valence).double().eval()
     model = Model(
@@ -73,15 +72,15 @@ def predictor_of(charges: ChargeEnsemble, valence: ValenceEnsemble, form: Form) 
         charges=deepcopy(charges).double(),
         valence=networks,
         sizes={},
-        class2=networks if form == "class2" else None,
+        class2=networks if networks.form == "class2" else None,
     )
-    return Predictor(model, form)
+    return Predictor(model, networks.form)
 
 
 def score_minima(
     charges: ChargeEnsemble, model: ValenceNetwork, examples: Sequence[QMExample]
 ) -> dict[str, float]:
     """Mean |ddE|, kcal/mol, mean RMSD, angstrom, and mean TFD after relaxing every conformer."""
-    predictor = predictor_of(charges, ValenceEnsemble([deepcopy(model).cpu()]), model.form)
+    predictor = predictor_of(charges, ValenceEnsemble([deepcopy(model).cpu()]))
     summary = summarise_relaxed(evaluate_relaxed(examples, class1_relaxer(predictor.predict), "in training"))
     return {"dde": summary.median_dde, "rmsd": summary.mean_rmsd, "tfd": summary.mean_tfd}

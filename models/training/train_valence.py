@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,8 @@ def steps_of(config: TrainConfig) -> list[Step]:
     if config.class2 is not None:
         n_members = min(config.class2.members, stage.members)
         schedule, rounds = config.class2.schedule, config.class2.rounds
-        steps += _steps_of_form("class2", "class2", schedule, n_members, rounds, stage.max_confs)
+        first, *others = _steps_of_form("class2", "class2", schedule, n_members, rounds, stage.max_confs)
+        steps += [replace(first, n_relaxed=config.class2.relaxed), *others]
     return steps
 
 
@@ -127,22 +128,27 @@ def train_valence(
         score=dev_score(data / DEV_TABLE, charges, stage, report),
         report=report,
     )
-    ensembles: dict[Form, list[ValenceEnsemble]] = {"class1": [], "class2": []}
+    trained: list[ValenceEnsemble] = []
     tables = [data / table for table in stage.tables]
     profiles = _profiles_of([data / table for table in stage.profiles], tables)
     for number, step in enumerate(steps):
-        if step.n_visits and cheap is not None:
-            rows = rows + crew.visited(step, ensembles[step.form][-1], tables, cheap, prior)
-        own = crew.relaxed(step, ensembles[step.form][-1], tables, prior) if step.n_relaxed else []
-        if step.n_scans:
-            own = own + crew.scanned(step, ensembles[step.form][-1], profiles, prior)
-        if step.n_escapes and cheap is not None:
-            rows = rows + crew.escaped(step, ensembles[step.form][-1], cheap, prior)
-        ensembles[step.form].append(crew.train(steps[: number + 1], rows + own))
-    class2 = None
-    if config.class2 is not None:
-        class2 = mean_of_weights(ensembles["class2"][-config.class2.mean_of_steps :])
-    return Trained(class1=mean_of_weights(ensembles["class1"][-stage.mean_of_steps :]), class2=class2)
+        own: list[TrainingRow] = []
+        if trained:
+            now = trained[-1]  # the class I networks where class II begins: its new terms are zero then
+            if step.n_visits and cheap is not None:
+                rows = rows + crew.visited(step, now, tables, cheap, prior)
+            if step.n_relaxed:
+                own = own + crew.relaxed(step, now, tables, prior)
+            if step.n_scans:
+                own = own + crew.scanned(step, now, profiles, prior)
+            if step.n_escapes and cheap is not None:
+                rows = rows + crew.escaped(step, now, cheap, prior)
+        trained.append(crew.train(steps[: number + 1], rows + own))
+    class1, class2 = ([one for one in trained if one.form == form] for form in ("class1", "class2"))
+    return Trained(
+        class1=mean_of_weights(class1[-stage.mean_of_steps :]),
+        class2=mean_of_weights(class2[-config.class2.mean_of_steps :]) if config.class2 else None,
+    )
 
 
 def mean_of_weights(ensembles: Sequence[ValenceEnsemble]) -> ValenceEnsemble:
@@ -216,7 +222,7 @@ class _Crew:
         prior: Labeller,
     ) -> list[TrainingRow]:
         """Rows of what the members' mean visits."""
-        predictor, seed = predictor_of(self.charges, ensemble, step.form), _seed_of(step, self.config)
+        predictor, seed = predictor_of(self.charges, ensemble), _seed_of(step, self.config)
         chosen = _choose(_minima_of(tables), step.n_visits, seed)
 
         def rows_of(part: pd.DataFrame, start: int) -> Iterable[dict[str, Any]]:
@@ -231,7 +237,7 @@ class _Crew:
         """Rows of where the minima of whole molecules end under the members' mean; the step's own, so none
         where every member has done it.
         """
-        predictor = predictor_of(self.charges, ensemble, step.form)
+        predictor = predictor_of(self.charges, ensemble)
         minima = _minima_of(tables)
         several = minima[minima["n_confs"] > 1]
         chosen = _choose(several, step.n_relaxed, _seed_of(step, self.config))
@@ -246,7 +252,7 @@ class _Crew:
         self, step: Step, ensemble: ValenceEnsemble, cheap: CheapLevel, prior: Labeller
     ) -> list[TrainingRow]:
         """Rows of visits to minima that the relaxations before this step left."""
-        predictor, seed = predictor_of(self.charges, ensemble, step.form), _seed_of(step, self.config)
+        predictor, seed = predictor_of(self.charges, ensemble), _seed_of(step, self.config)
         table = self._relaxed_table(step)
         parts = sorted(table.parent.glob(f"*/{table.name}"), key=lambda path: int(path.parent.name))
         found = pd.concat([pd.read_parquet(part) for part in parts])
@@ -264,7 +270,7 @@ class _Crew:
         self, step: Step, ensemble: ValenceEnsemble, profiles: pd.DataFrame, prior: Labeller
     ) -> list[TrainingRow]:
         """Rows of the members' mean's own scans, with the energies of the profiles; the step's own too."""
-        predictor, seed = predictor_of(self.charges, ensemble, step.form), _seed_of(step, self.config)
+        predictor, seed = predictor_of(self.charges, ensemble), _seed_of(step, self.config)
         chosen = _choose(profiles, step.n_scans, seed)
 
         def rows_of(part: pd.DataFrame, start: int) -> Iterable[dict[str, Any]]:

@@ -178,6 +178,6 @@ def test_a_prediction_has_the_features_that_its_networks_read(seeing: str, build
     assert predicted.charge == pytest.approx(charge.numpy(), abs=1e-8)
     assert predicted.bond_k == pytest.approx(expected.bond_k.numpy(), abs=1e-4)
     assert predicted.proper_k == pytest.approx(expected.proper_k.numpy(), abs=1e-6)
-    in_training = predictor_of(charges, valence, "class1").predict(*pair)
+    in_training = predictor_of(charges, valence).predict(*pair)
     assert np.array_equal(in_training.bond_k, predicted.bond_k)
     assert np.array_equal(in_training.charge, predicted.charge)

@@ -13,12 +13,16 @@ import torch
 from safetensors.torch import load_file
 
 from models.config import ScheduleConfig, read_config
-from models.dataset import read_qm_examples
+from models.dataset import examples_of, read_qm_examples
+from models.energy import energy_and_gradient
 from models.network import ValenceEnsemble, ValenceNetwork
 from models.predict import Predictor
 from models.recompute_domain import recompute_domain
+from models.terms import TorchParameters, indices_from_topology
 from models.train import train
+from models.training.dev_score import predictor_of
 from models.training.optimise import Stage, run_stage
+from models.training.visits import RELAXED_SOURCE
 from models.weights import Model, load_model_folder, save_model
 from pipeline.errors import OutputFolderError, SettingsError
 from tests.training_tables import (
@@ -198,6 +202,27 @@ def test_profiles_are_scanned_once_for_a_round_and_weigh(tmp_path, data, monkeyp
     )
     assert one == same
     assert one != other
+
+
+def test_class2_begins_on_minima_that_class1_relaxes(tmp_path, with_minima):
+    """Relaxed by the mean of the class I networks as they ended; beside the rows, so that weights differ."""
+    weights = []
+    for relaxed in (0, 3):
+        config, run = tmp_path / "tiny.toml", tmp_path / str(relaxed)
+        config.write_text(CONFIG.replace("[class2]", f"[class2]\nrelaxed = {relaxed}"))
+        heard = []
+        model = train(config, with_minima, run, report=heard.append)
+        assert sum(line.startswith("relaxed.parquet: ") for line in heard) == (relaxed > 0)
+        weights.append((run / "tiny" / "0.1" / "class2.safetensors").read_bytes())
+    assert weights[0] != weights[1]
+    table = pd.concat([pd.read_parquet(p) for p in run.glob("checkpoints/class2-relaxed/*/*.parquet")])
+    predictor = predictor_of(model.charges, model.valence)
+    for example in examples_of(table[table["source"] == RELAXED_SOURCE])[0]:
+        parameters = TorchParameters.from_mm(predictor.predict(example.ligand, example.topology))
+        coords = torch.tensor(example.coords).double().permute(1, 0, 2)
+        indices = indices_from_topology(example.topology)
+        gradient = energy_and_gradient(indices, parameters, coords)[1]
+        assert gradient.norm(dim=-1).max() < 0.05  # kcal/mol/angstrom; float32 geometries
 
 
 def test_scans_without_profiles_are_refused(tmp_path, data):
