@@ -91,14 +91,21 @@ def test_a_job_that_waits_for_ever_is_ended(tmp_path: Path) -> None:
     run_in_child(exec, code, limits=limits)
 
 
+def wardens_now() -> list[psutil.Process]:
+    """The wardens of our child server, where there is one."""
+    children = psutil.Process().children()
+    servers = [child for child in children if "child_server" in " ".join(child.cmdline())]
+    return [warden for server in servers for warden in server.children()]
+
+
 def test_a_stopped_supervisor_is_not_waited_for(tmp_path: Path) -> None:
     """A warden that is stopped and so never reports: the job is overdue and ends as lost."""
     limits = Limits(wall_seconds=5.0, memory_mb=512, scratch=tmp_path)  # time enough to find and stop it
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.process.child._GRACE_SECONDS", 1.0)
+        earlier = wardens_now()  # of a job that ended, not gone yet
         with Child(time.sleep, 600, limits=limits) as job:
-            (server,) = [c for c in psutil.Process().children() if "child_server" in " ".join(c.cmdline())]
-            while not (wardens := server.children()):
+            while not (wardens := [warden for warden in wardens_now() if warden not in earlier]):
                 time.sleep(0.01)
             for warden in wardens:
                 warden.suspend()
