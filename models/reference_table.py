@@ -2,11 +2,12 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
@@ -70,26 +71,62 @@ def _row(points: list[Entry], source: str, kind: str) -> dict[str, Any]:
     gradients = [record.gradient for record in records]
     gradient = None
     if kind == MINIMA:
-        gradient = np.zeros(coords.size, dtype=np.float32)
+        gradient = np.zeros_like(coords)
     elif all(each is not None for each in gradients):
-        gradient = np.array(gradients, dtype=np.float32).ravel()
+        gradient = np.array(gradients, dtype=np.float32)
     one_angle = kind == DRIVE and all("dihedral" in f and len(f["grid"].split()) == 1 for f in facts)
+    row = table_row(
+        source=source,
+        kind=kind,
+        level=records[0].spec.level,
+        key=key_of(composition.mapped_smiles),
+        mapped_smiles=composition.mapped_smiles,
+        charge=composition.total_charge,
+        atomic_numbers=composition.atomic_numbers,
+        coords=coords,
+        energy=np.array([record.energy for record in records]),
+        gradient=gradient,
+        dihedral=[int(atom) for atom in facts[0]["dihedral"].split()] if one_angle else None,
+        grid=np.array([float(fact["grid"]) for fact in facts]) if one_angle else None,
+    )
+    return row | {"record_ids": [int(fact.get("qcarchive_id", -1)) for fact in facts]}
+
+
+def table_row(
+    *,
+    source: str,
+    kind: str,
+    level: str,
+    key: str,
+    mapped_smiles: str,
+    charge: int,
+    atomic_numbers: ArrayLike,
+    coords: NDArray[np.floating],
+    energy: NDArray[np.floating],
+    gradient: NDArray[np.floating] | None = None,
+    dihedral: Sequence[int] | None = None,
+    grid: NDArray[np.floating] | None = None,
+) -> dict[str, Any]:
+    """One row as data/qm/README.md describes it.
+
+    coords (n_confs, n_atoms, 3), angstrom; energy (n_confs,), kcal/mol; gradient like coords,
+    kcal/mol/angstrom; grid (n_confs,), degree.
+    """
     return {
         "source": source,
         "kind": kind,
-        "level": records[0].spec.level,
-        "key": key_of(composition.mapped_smiles),
-        "mapped_smiles": composition.mapped_smiles,
-        "charge": composition.total_charge,
+        "level": level,
+        "key": key,
+        "mapped_smiles": mapped_smiles,
+        "charge": charge,
         "n_atoms": coords.shape[1],
-        "n_confs": len(points),
-        "atomic_numbers": composition.atomic_numbers,
-        "coords": coords.ravel(),
-        "energy": np.array([record.energy for record in records]),
-        "gradient": gradient,
-        "dihedral": [int(atom) for atom in facts[0]["dihedral"].split()] if one_angle else None,
-        "grid": np.array([float(fact["grid"]) for fact in facts]) if one_angle else None,
-        "record_ids": [int(fact.get("qcarchive_id", -1)) for fact in facts],
+        "n_confs": len(coords),
+        "atomic_numbers": np.array(atomic_numbers),
+        "coords": coords.astype(np.float32).ravel(),
+        "energy": energy,
+        "gradient": None if gradient is None else gradient.astype(np.float32).ravel(),
+        "dihedral": None if dihedral is None else list(dihedral),
+        "grid": grid,
     }
 
 

@@ -21,6 +21,7 @@ from pipeline.errors import LigandError
 from pipeline.ligand import to_rdkit
 from pipeline.schema import Conformers, FloatArray
 from pipeline.settings import ConformerSettings
+from pipeline.stereo import place_atoms
 from pipeline.topology import build_topology
 
 N_STARTS = 4
@@ -120,10 +121,7 @@ def _turned(
     mol: Chem.Mol, coords: FloatArray, dihedral: tuple[int, int, int, int], angle: float
 ) -> FloatArray:
     """Coordinates with one end of the molecule turned until the dihedral has this angle, degree."""
-    conformer = Chem.Conformer(mol.GetNumAtoms())
-    conformer.SetPositions(np.array(coords))
-    turned = Chem.Mol(mol)
-    turned.AddConformer(conformer, assignId=True)
+    turned = place_atoms(mol, coords)
     rdMolTransforms.SetDihedralDeg(turned.GetConformer(), *dihedral, float(angle))
     return np.array(turned.GetConformer().GetPositions())
 

@@ -9,11 +9,10 @@ does the like with relaxed scans).
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from models.dataset import Profile
 from models.evaluation.scans import Scan, scan_profiles
 from models.predict import Predictor
+from models.reference_table import table_row
 from pipeline.topology import build_topology
 
 SOURCE, KIND = "relaxed-scans", "relaxed-scan"
@@ -30,19 +29,16 @@ def relax_scans(profiles: Sequence[Profile], predictor: Predictor, seed: int) ->
 
 def _row(scan: Scan) -> dict[str, Any]:
     profile = scan.profile
-    return {
-        "source": SOURCE,
-        "kind": KIND,
-        "level": profile.level,
-        "key": profile.key,
-        "mapped_smiles": profile.ligand.mapped_smiles,
-        "charge": profile.ligand.total_charge,
-        "n_atoms": scan.coords.shape[1],
-        "n_confs": len(scan.coords),
-        "atomic_numbers": np.array(build_topology(profile.ligand).atomic_numbers),
-        "coords": scan.coords.astype(np.float32).ravel(),
-        "energy": scan.reference,
-        "gradient": None,
-        "dihedral": list(profile.dihedral),
-        "grid": scan.angles,
-    }
+    return table_row(
+        source=SOURCE,
+        kind=KIND,
+        level=profile.level,
+        key=profile.key,
+        mapped_smiles=profile.ligand.mapped_smiles,
+        charge=profile.ligand.total_charge,
+        atomic_numbers=build_topology(profile.ligand).atomic_numbers,
+        coords=scan.coords,
+        energy=scan.reference,
+        dihedral=profile.dihedral,
+        grid=scan.angles,
+    )

@@ -19,6 +19,7 @@ import numpy as np
 
 from models.dataset import QMExample
 from models.predict import Predictor
+from models.reference_table import table_row
 from models.relax import RelaxSettings, RelaxTask, relax
 from models.terms import MMIndices, TorchParameters, indices_from_topology
 from models.training.near_minima import (
@@ -144,22 +145,18 @@ def _table_row(
     energy: FloatArray,
     gradient: FloatArray | None = None,
 ) -> dict[str, Any]:
-    return {
-        "source": source,
-        "kind": _KINDS[source],
-        "level": level,
-        "key": example.key,
-        "mapped_smiles": example.ligand.mapped_smiles,
-        "charge": example.ligand.total_charge,
-        "n_atoms": example.topology.n_atoms,
-        "n_confs": len(coords),
-        "atomic_numbers": np.array(example.topology.atomic_numbers),
-        "coords": coords.astype(np.float32).ravel(),
-        "energy": energy,
-        "gradient": None if gradient is None else gradient.astype(np.float32).ravel(),
-        "dihedral": None,
-        "grid": None,
-    }
+    return table_row(
+        source=source,
+        kind=_KINDS[source],
+        level=level,
+        key=example.key,
+        mapped_smiles=example.ligand.mapped_smiles,
+        charge=example.ligand.total_charge,
+        atomic_numbers=example.topology.atomic_numbers,
+        coords=coords,
+        energy=energy,
+        gradient=gradient,
+    )
 
 
 def _stays(indices: MMIndices, start: Internals, coords: FloatArray) -> bool:

@@ -184,6 +184,7 @@ def test_profiles_are_scanned_once_for_a_round_and_weigh(tmp_path, data, monkeyp
     heard = []
     train(config, data, tmp_path / "straight", cheap=spring, report=heard.append)
     assert sum(line.startswith("scanned.parquet: 2 rows, 24 points") for line in heard) == 1
+    assert sum(line.startswith("2 torsion profiles: 2 scanned") for line in heard) == 1
 
     def stop(line: str) -> None:
         if line.startswith("member 1: round-1"):
@@ -192,7 +193,7 @@ def test_profiles_are_scanned_once_for_a_round_and_weigh(tmp_path, data, monkeyp
     with pytest.raises(StoppedError):
         train(config, data, tmp_path / "stopped", cheap=spring, report=stop)
     with monkeypatch.context() as patch:
-        patch.setattr("models.training.train_valence.relax_scans", pytest.fail)
+        patch.setattr("models.training.encounters.relax_scans", pytest.fail)
         train(config, data, tmp_path / "stopped", cheap=spring, report=silent)
     write(20.0)
     train(config, data, tmp_path / "other", cheap=spring, report=silent)
@@ -217,7 +218,9 @@ def test_class2_begins_on_minima_that_class1_relaxes(tmp_path, with_minima):
     assert weights[0] != weights[1]
     table = pd.concat([pd.read_parquet(p) for p in run.glob("checkpoints/class2-relaxed/*/*.parquet")])
     predictor = predictor_of(model.charges, model.valence)
-    for example in examples_of(table[table["source"] == RELAXED_SOURCE])[0]:
+    relaxed_minima, _ = examples_of(table[table["source"] == RELAXED_SOURCE])
+    assert len(relaxed_minima) > 0
+    for example in relaxed_minima:
         parameters = TorchParameters.from_mm(predictor.predict(example.ligand, example.topology))
         coords = torch.tensor(example.coords).double().permute(1, 0, 2)
         indices = indices_from_topology(example.topology)
@@ -272,7 +275,7 @@ def test_weights_are_the_mean_of_the_last_steps(tmp_path, with_minima):
 
 def test_the_number_of_processes_changes_no_weight(tmp_path, with_minima, monkeypatch):
     """Two networks and visits in batches of two, by one process and by two: every file byte for byte."""
-    monkeypatch.setattr("models.training.train_valence.VISITED_TOGETHER", 2)
+    monkeypatch.setattr("models.training.encounters.MET_TOGETHER", 2)
     config, folders = tmp_path / "tiny.toml", []
     for processes in (1, 2):
         config.write_text(CONFIG.replace("[valence]", f"[valence]\nprocesses = {processes}") + ROUNDS)

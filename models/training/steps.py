@@ -1,0 +1,60 @@
+"""The steps of training on QM: the tables, rounds of what the networks meet, the class II form."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from models.config import Round, ScheduleConfig, TrainConfig
+from pipeline.settings import Form
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One piece of training of every member."""
+
+    name: str
+    form: Form
+    schedule: ScheduleConfig
+    n_members: int
+    max_confs: int
+    """conformers drawn per row and epoch"""
+    n_visits: int = 0
+    """minima that the members' mean visits before"""
+    n_relaxed: int = 0
+    """molecules all of whose minima the members' mean relaxes before"""
+    n_escapes: int = 0
+    """molecules of which a minimum left in these relaxations is visited"""
+    n_scans: int = 0
+    """torsion profiles that the members' mean scans before"""
+
+
+def steps_of(config: TrainConfig) -> list[Step]:
+    """What is trained on QM, in order; class I comes first."""
+    stage = config.valence
+    steps = _steps_of_form("valence", "class1", stage.schedule, stage.members, config.rounds, stage.max_confs)
+    if config.class2 is not None:
+        n_members = min(config.class2.members, stage.members)
+        schedule, rounds = config.class2.schedule, config.class2.rounds
+        first, *others = _steps_of_form("class2", "class2", schedule, n_members, rounds, stage.max_confs)
+        steps += [replace(first, n_relaxed=config.class2.relaxed), *others]
+    return steps
+
+
+def _steps_of_form(
+    name: str, form: Form, schedule: ScheduleConfig, n_members: int, rounds: Sequence[Round], max_confs: int
+) -> list[Step]:
+    prefix = "round" if form == "class1" else f"{name}-round"
+    first = Step(name=name, form=form, schedule=schedule, n_members=n_members, max_confs=max_confs)
+    return [first] + [
+        Step(
+            name=f"{prefix}-{number}",
+            form=form,
+            schedule=one.schedule,
+            n_members=n_members,
+            max_confs=one.max_confs or max_confs,
+            n_visits=one.visits,
+            n_relaxed=one.relaxed,
+            n_escapes=one.escapes,
+            n_scans=one.scans,
+        )
+        for number, one in enumerate(rounds, start=1)
+    ]
