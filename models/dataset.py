@@ -6,6 +6,7 @@ left out and counted, never dropped in silence.
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from rdkit import Chem, rdBase
 
 from models.features import MolecularGraph, build_graph
-from pipeline.atoms import atoms_of
+from pipeline.atoms import atoms_of, bonds_of
 from pipeline.errors import LigandError, RecordError, SettingsError
 from pipeline.ligand import ligand_from_rdkit
 from pipeline.schema import FloatArray, Ligand, Topology
@@ -181,8 +182,9 @@ def _profile(row: Any) -> Profile:
             raise RecordError(f"{row.key}: RDKit cannot read the molblock of this profile")
         Chem.AssignStereochemistryFrom3D(mol)
         dihedral = row.dihedral_idx if row.dihedral_idx is not None else _tagged_atoms(row.smiles_tagged, mol)
-    i, j, k, m = (int(atom) for atom in dihedral)
-    if not all(mol.GetBondBetweenAtoms(*bond) for bond in ((i, j), (j, k), (k, m))):
+    atoms = [int(atom) for atom in dihedral]
+    bonded = {frozenset((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())) for bond in bonds_of(mol)}
+    if len(atoms) != 4 or not all(frozenset(pair) in bonded for pair in pairwise(atoms)):
         raise RecordError(f"{row.key}: the atoms of this profile's dihedral are not bonded in a row")
     angles, first = np.unique(np.asarray(row.angles, dtype=np.float64), return_index=True)
     energy = np.asarray(row.energy_hartree, dtype=np.float64)[first] * KCAL_PER_HARTREE
@@ -193,7 +195,7 @@ def _profile(row: Any) -> Profile:
         key=row.key,
         level=row.method,
         ligand=ligand_from_rdkit(mol, row.key),
-        dihedral=(i, j, k, m),
+        dihedral=(atoms[0], atoms[1], atoms[2], atoms[3]),
         angles=angles[known],
         energy=(energy - energy[known].min())[known],
     )

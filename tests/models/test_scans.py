@@ -51,7 +51,8 @@ def test_a_profile_is_read_from_indices_or_from_tags(tmp_path):
         assert Chem.MolToSmiles(Chem.RemoveHs(mol)) == Chem.CanonSmiles("C[C@H](F)OC")
         np.testing.assert_allclose(profile.energy, WAVE[1:] - WAVE[1:].min(), atol=1e-9)
         np.testing.assert_array_equal(profile.angles, ANGLES[1:])
-    bad = [{**row, "molblock": "none"}, {**row, "dihedral_idx": [0, 3, 1, 2]}]
+    bad = [{**row, "molblock": "none"}]
+    bad += [{**row, "dihedral_idx": atoms} for atoms in ([0, 3, 1, 2], [0, 1, 3], [0, 1, 3, 99])]
     bad += [{**row, "dihedral_idx": None, "smiles_tagged": tags} for tags in ("CC", "C1", "[CH3:1]C")]
     bad += [{**row, "energy_hartree": np.full(len(ANGLES), np.nan)}]
     pd.DataFrame([row, {**row, "key": "unwanted"}, *bad]).to_parquet(tmp_path / "p.parquet")
