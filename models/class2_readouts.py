@@ -3,6 +3,7 @@
     bond    k/2 d^2 (1 - a d + 7/12 a^2 d^2)      the quartic expansion of a Morse curve, a > 0 (MM3, MMFF94)
     angle   k/2 d^2 (1 + c d + e d^2),  e >= 3/8 c^2: convex everywhere
     couplings of x and y: |k_xy| < share sqrt(k_x k_y), so that no pair of springs together turns soft
+    pairs of atoms: sigma, epsilon and charge product differ from class I's by bounded factors
 
 Ends are read as in models.readouts: what belongs to both ends is a symmetric function of the two readings,
 what belongs to one end sees that end's reading as well, so that reversal swaps the two numbers.
@@ -11,8 +12,8 @@ what belongs to one end sees that end's reading as well, so that reversal swaps 
 import torch
 from torch import Tensor, nn
 
-from models.terms import MMIndices, TorchCross
-from pipeline.schema import N_CROSS_PERIODICITIES
+from models.terms import SCALE_14_COULOMB, SCALE_14_VDW, MMIndices, TorchCross
+from pipeline.schema import FAR_APART, N_CROSS_PERIODICITIES
 
 MORSE_SCALE = 1.5
 """1/angstrom: bonds start from softplus of this"""
@@ -24,6 +25,11 @@ COUPLING = 0.3
 """of the geometric mean of two stiffnesses: bound of a coupling"""
 TORSION_COUPLING = 5.0
 """kcal/mol per angstrom or radian: scale of what a dihedral does to a bond or an angle"""
+PAIR_WIDTH = 64
+PAIR_REACH = (0.7, 0.25, 1.5)
+"""natural logarithms: how far the Coulomb energy, sigma and epsilon of a pair may be from class I's"""
+PAIR_REACH_14 = (1.5, 0.25, 1.5)
+"""the same of 1-4 pairs"""
 
 
 class EndsReadout(nn.Module):
@@ -60,11 +66,42 @@ def _zero_head(n_in: int, n_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(n_in, n_in // 2), nn.SiLU(), last)
 
 
-class Class2Readouts(nn.Module):
-    """All class II terms of a batch from its atom embeddings and its class I parameters."""
+class PairReadout(nn.Module):
+    """Two atoms and the bonds between them -> factors of their Coulomb, r^-12 and r^-6 terms."""
+
+    factor_14: Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.atom = nn.Linear(width, PAIR_WIDTH)
+        self.apart = nn.Embedding(FAR_APART + 1, PAIR_WIDTH)
+        self.head = _zero_head(2 * PAIR_WIDTH, 3)
+        factor_14 = torch.tensor([SCALE_14_COULOMB, SCALE_14_VDW, SCALE_14_VDW], dtype=torch.float64)
+        self.register_buffer("factor_14", factor_14, persistent=False)
+
+    def forward(self, embedding: Tensor, pairs: Tensor, bonds: Tensor) -> Tensor:
+        """embedding (n_atoms, width), pairs (n_pairs, 2), bonds between (n_pairs,) -> (n_pairs, 3)."""
+        atoms = self.atom(embedding)
+        one, other = (atoms.index_select(0, end) for end in pairs.unbind(1))
+        met = nn.functional.silu(one + other + self.apart(bonds))
+        is_14 = (bonds == 3)[:, None]
+        raw = torch.tanh(self.head(torch.cat([met, one * other], dim=1)))
+        reach = torch.where(is_14, raw.new_tensor(PAIR_REACH_14), raw.new_tensor(PAIR_REACH))
+        coulomb, sigma, depth = torch.exp(reach * raw).unbind(1)
+        class1 = torch.where(is_14, self.factor_14.to(raw.dtype), 1.0)
+        sixth = sigma**6
+        return class1 * torch.stack([coulomb, depth * sixth * sixth, depth * sixth], dim=1)
+
+
+class Class2Readouts(nn.Module):
+    """All class II terms of a batch from its atom embeddings and its class I parameters.
+
+    `pairs`: with factors of the nonbonded pairs, which must be in the indices then.
+    """
+
+    def __init__(self, width: int, *, pairs: bool = False) -> None:
+        super().__init__()
+        self.pair = PairReadout(width) if pairs else None
         self.bond = EndsReadout(width, 1, 0)
         self.angle = EndsReadout(width, 3, 1)
         self.proper = EndsReadout(width, N_CROSS_PERIODICITIES + 1, N_CROSS_PERIODICITIES)
@@ -85,6 +122,10 @@ class Class2Readouts(nn.Module):
         between_bonds = COUPLING * (sides[:, 0] * sides[:, 1]).sqrt()
         with_angle = COUPLING * (sides * angle_k[:, None]).sqrt()
         between_angles = COUPLING * (ends[:, 0] * ends[:, 1]).sqrt()
+        if self.pair is None:
+            factors = embedding.new_zeros(0, 3)
+        else:
+            factors = self.pair(embedding, indices.pairs, indices.pair_bonds)
         return TorchCross(
             bond_k3=-bond_k / 2 * steepness,
             bond_k4=bond_k / 2 * 7 / 12 * steepness**2,
@@ -95,4 +136,7 @@ class Class2Readouts(nn.Module):
             bond_torsion=TORSION_COUPLING * of_proper[:, :N_CROSS_PERIODICITIES],
             angle_torsion=TORSION_COUPLING * of_proper_ends,
             angle_angle_torsion=between_angles * torch.tanh(of_proper[:, N_CROSS_PERIODICITIES]),
+            pair_coulomb=factors[:, 0],
+            pair_repulsion=factors[:, 1],
+            pair_dispersion=factors[:, 2],
         )

@@ -138,6 +138,8 @@ class Class2Stage(_Config):
     """in this form, after the first training"""
     mean_of_steps: int = Field(default=1, ge=1)
     """as for class I, of the steps in this form"""
+    pairs: bool = False
+    """whether nonbonded pairs get factors of their own in place of class I's 1-4 factors"""
     coupling_penalty: float = Field(default=1e-4, ge=0)
     """L2 on torsion couplings, (kcal/mol per angstrom or radian)^-2"""
 

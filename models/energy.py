@@ -2,7 +2,7 @@
 
     E = sum k/2 (r - l)^2 + sum k/2 (theta - theta0)^2 + sum_n k_n (1 + cos n phi) over propers and trefoil
       improper rows + Lennard-Jones + Coulomb            (the convention of pipeline.schema.MMParameters)
-      + class II terms where there are any               (models.class2)
+      + class II terms where there are any               (models.class2, models.nonbonded)
 
 Layout of coordinates everywhere: (n_atoms_total, n_confs, 3), angstrom, the atoms of all molecules of the
 batch concatenated, every molecule with the same number of conformers. Pad a molecule that has fewer with
@@ -46,6 +46,7 @@ __all__ = [
     "energy",
     "energy_and_gradient",
     "indices_from_topology",
+    "learned_energy_and_gradient",
     "nonbonded_energy_and_gradient",
     "valence_energy_and_gradient",
 ]
@@ -135,14 +136,29 @@ def valence_energy_and_gradient(
     return terms, gradient if cross_gradient is None else gradient + cross_gradient
 
 
-def nonbonded_energy_and_gradient(
+def learned_energy_and_gradient(
     indices: MMIndices, parameters: TorchParameters, coords: Tensor
+) -> tuple[EnergyTerms, Tensor]:
+    """Compute all that networks give: the bonded terms, and what class II makes of the nonbonded ones.
+
+    The rest is the nonbonded part of class I, which training takes out of the QM (models.targets).
+    """
+    bonded, gradient = valence_energy_and_gradient(indices, parameters, coords)
+    if parameters.cross is None or not parameters.cross.has_pairs:
+        return bonded, gradient
+    more, more_gradient = nonbonded_energy_and_gradient(indices, parameters, coords, beyond_class1=True)
+    return bonded + more, gradient + more_gradient
+
+
+def nonbonded_energy_and_gradient(
+    indices: MMIndices, parameters: TorchParameters, coords: Tensor, *, beyond_class1: bool = False
 ) -> tuple[EnergyTerms, Tensor]:
     """Compute Lennard-Jones and Coulomb and their part of dE/dx; the valence terms are zero.
 
     coords: (n_atoms_total, n_confs, 3), angstrom. The gradient has the same shape, kcal/mol/angstrom.
+    `beyond_class1`: only what the factors of a class II form add to the terms of class I.
     """
-    pairs, vectors = compute_pairs(indices, parameters, _component_first(coords))
+    pairs, vectors = compute_pairs(indices, parameters, _component_first(coords), beyond_class1=beyond_class1)
     pull = vectors * (pairs.vdw_slope + pairs.coulomb_slope)
     gradient = _sum_by_atom([(indices.pairs[:, 0], -pull), (indices.pairs[:, 1], pull)], coords)
     zero = coords.new_zeros(indices.n_molecules, coords.shape[1])

@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.energy import valence_energy_and_gradient
-from models.loss import with_zero_nonbonded
+from models.energy import learned_energy_and_gradient
 from models.network import EnsembleReadouts
 from models.predict import Predictor, assemble, build_batch, split_valence, straighten
 from models.readouts import ValenceParameters
-from models.targets import nonbonded_of, without_pairs
+from models.targets import nonbonded_of
 from models.terms import MMIndices, indices_from_topology
 from pipeline.ligand import to_rdkit
 from pipeline.schema import FloatArray, MMParameters, Reference
@@ -61,6 +60,8 @@ class _Target:
     """One reference as tensors."""
 
     indices: MMIndices
+    nonbonded: tuple[Tensor, Tensor, Tensor]
+    """charge, sigma and epsilon, each (n_atoms,)"""
     coords: Tensor
     """(n_atoms, n_points, 3)"""
     energy: Tensor
@@ -87,7 +88,7 @@ def fine_tune(
     if not references:
         return []
     ligands = [(reference.ligand, reference.topology) for reference in references]
-    batch, indices = build_batch(ligands)
+    batch, indices = build_batch(ligands, pairs=predictor.valence.has_pairs)
     with torch.no_grad():
         embedding = predictor.valence.encoder(batch)
         predicted = predictor.predict_charges(batch).split([topology.n_atoms for _, topology in ligands])
@@ -141,10 +142,12 @@ def _target(reference: Reference, charge: Tensor, settings: FineTuneSettings) ->
         raise ValueError(f"{name}: fine-tuning needs gradients, some QM records have none")
     indices = indices_from_topology(reference.topology)
     coords = torch.as_tensor(np.stack([record.coords for record in reference.records], axis=1))
-    vdw = tuple(torch.as_tensor(np.array(values)) for values in assign_vdw(reference.ligand))
-    energy, gradient = nonbonded_of(indices, (charge, vdw[0], vdw[1]), coords)
+    sigma, epsilon = (torch.as_tensor(np.array(values)) for values in assign_vdw(reference.ligand))
+    nonbonded = (charge, sigma, epsilon)
+    energy, gradient = nonbonded_of(indices, nonbonded, coords)
     return _Target(
-        indices=without_pairs(indices),
+        indices=indices,
+        nonbonded=nonbonded,
         coords=coords,
         energy=torch.tensor([record.energy for record in reference.records]).double() - energy,
         gradient=torch.as_tensor(np.stack(gradients, axis=1)) - gradient,
@@ -163,8 +166,8 @@ def _split(n_points: int, settings: FineTuneSettings) -> Tensor:
 
 def _errors(valence: ValenceParameters, target: _Target) -> tuple[Tensor, Tensor]:
     """Energy errors (n_points,), zero mean over training points; gradient errors (n_atoms, n_points, 3)."""
-    parameters = with_zero_nonbonded(valence, len(target.coords))
-    terms, gradient = valence_energy_and_gradient(target.indices, parameters, target.coords)
+    parameters = valence.with_nonbonded(*target.nonbonded)
+    terms, gradient = learned_energy_and_gradient(target.indices, parameters, target.coords)
     difference = terms.total[0] - target.energy
     return difference - difference[target.is_train].mean(), gradient - target.gradient
 

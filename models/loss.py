@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from models.config import ValenceStage
-from models.energy import valence_energy_and_gradient
+from models.energy import learned_energy_and_gradient
 from models.features import MolecularGraph
 from models.graph import GraphBatch, collate_graphs
 from models.readouts import CLASS1_NAMES, ValenceParameters
-from models.terms import MMIndices, TorchParameters, collate_indices
+from models.targets import with_pairs
+from models.terms import MMIndices, collate_indices
 
 BOND_LENGTH_SCALE = 0.02
 """angstrom: the difference that counts as one"""
@@ -37,6 +38,8 @@ class TrainingRow:
     """(n_points,), kcal/mol, float32: QM minus fixed nonbonded"""
     gradient: Tensor | None
     """(n_atoms, n_points, 3), kcal/mol/angstrom, float32: QM minus fixed nonbonded"""
+    nonbonded: Tensor
+    """(3, n_atoms), float32: the charge, sigma and epsilon of what was taken out"""
     prior: ValenceParameters | None
     """what a classical force field assigns, float32; None where it has no parameter"""
     soft: Tensor | None
@@ -64,6 +67,8 @@ class TrainingBatch:
     """(n_molecules, n_confs), 1 where a point is real, 0 where it pads"""
     has_gradient: Tensor
     """(n_molecules,) 1 or 0"""
+    nonbonded: Tensor
+    """(3, n_atoms): charge, sigma and epsilon"""
     soft: tuple[Tensor | None, ...]
     """per molecule (n_confs, n_modes, 3 n_atoms); None without gradient"""
 
@@ -77,12 +82,18 @@ class TrainingBatch:
             gradient=self.gradient.to(device),
             is_used=self.is_used.to(device),
             has_gradient=self.has_gradient.to(device),
+            nonbonded=self.nonbonded.to(device),
             soft=tuple(None if rows is None else rows.to(device) for rows in self.soft),
         )
 
 
-def draw_batch(rows: Sequence[TrainingRow], max_confs: int, generator: np.random.Generator) -> TrainingBatch:
-    """Draw up to `max_confs` points of every row; rows with fewer are padded with their first point."""
+def draw_batch(
+    rows: Sequence[TrainingRow], max_confs: int, generator: np.random.Generator, *, pairs: bool = False
+) -> TrainingBatch:
+    """Draw up to `max_confs` points of every row; rows with fewer are padded with their first point.
+
+    `pairs`: with the nonbonded pairs, of which networks of a class II form may give factors.
+    """
     n_confs = min(max_confs, max(row.n_points for row in rows))
     coords, energy, gradient, is_used, soft = [], [], [], [], []
     for row in rows:
@@ -98,26 +109,21 @@ def draw_batch(rows: Sequence[TrainingRow], max_confs: int, generator: np.random
         soft.append(None if row.soft is None else row.soft.index_select(0, points).float())
     return TrainingBatch(
         graphs=collate_graphs([row.graph for row in rows]),
-        indices=collate_indices([row.indices for row in rows]),
+        indices=collate_indices([with_pairs(row.indices) if pairs else row.indices for row in rows]),
         coords=torch.cat(coords),
         energy=torch.stack(energy),
         gradient=torch.cat(gradient),
         is_used=torch.stack(is_used).float(),
         has_gradient=torch.tensor([float(row.gradient is not None) for row in rows]),
+        nonbonded=torch.cat([row.nonbonded for row in rows], dim=1),
         soft=tuple(soft),
     )
 
 
-def with_zero_nonbonded(valence: ValenceParameters, n_atoms: int) -> TorchParameters:
-    """Valence parameters as the energy wants them, nonbonded switched off."""
-    zero = valence.bond_k.new_zeros(n_atoms)
-    return valence.with_nonbonded(zero, zero, zero)
-
-
 def qm_errors(valence: ValenceParameters, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
     """Energy errors (n_molecules, n_confs), centred, and gradient errors (n_atoms, n_confs, 3)."""
-    parameters = with_zero_nonbonded(valence, batch.graphs.n_atoms)
-    terms, gradient = valence_energy_and_gradient(batch.indices, parameters, batch.coords)
+    parameters = valence.with_nonbonded(*batch.nonbonded)
+    terms, gradient = learned_energy_and_gradient(batch.indices, parameters, batch.coords)
     difference = (terms.total - batch.energy) * batch.is_used
     mean = difference.sum(dim=1, keepdim=True) / batch.is_used.sum(dim=1, keepdim=True)
     known = (batch.is_used * batch.has_gradient[:, None]).index_select(0, batch.graphs.atom_molecule)

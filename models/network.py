@@ -24,11 +24,14 @@ class ValenceNetwork(nn.Module):
         form: Form = "class1",
         *,
         pi: bool = False,
+        pairs: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = GraphEncoder(width, n_layers, dropout, pi=pi)
         self.form: Form = form
-        self.readouts = ValenceReadouts(width, form)
+        self.has_pairs = pairs
+        """whether it gives factors of the nonbonded pairs, which must be in the indices then"""
+        self.readouts = ValenceReadouts(width, form, pairs=pairs)
 
     def forward(self, batch: GraphBatch, indices: MMIndices, backend: Backend = "torch") -> ValenceParameters:
         """Predict every valence parameter of a batch; rows beside `indices`."""
@@ -41,6 +44,7 @@ class ValenceEnsemble(nn.Module):
     def __init__(self, members: Sequence[ValenceNetwork]) -> None:
         super().__init__()
         self.form: Form = members[0].form
+        self.has_pairs = members[0].has_pairs
         self.encoders = nn.ModuleList(member.encoder for member in members)
         self.readouts = EnsembleReadouts([member.readouts for member in members])
 
@@ -115,7 +119,10 @@ def mean_parameters(members: Sequence[ValenceParameters]) -> ValenceParameters:
 
 
 def _mean_cross(members: Sequence[TorchCross]) -> TorchCross | None:
-    """Term by term; the rest values they refer to differ little between members."""
+    """Term by term; the rest values they refer to differ little between members.
+
+    Factors of pairs are linear in the energy too.
+    """
     if not members:
         return None
     names = vars(members[0])

@@ -24,19 +24,36 @@ class PairEnergies:
     """(dE/dr) / r, kcal/mol/angstrom^2"""
 
 
-def compute_pairs(indices: MMIndices, parameters: TorchParameters, x: Tensor) -> tuple[PairEnergies, Tensor]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PairParameters:
+    """What the energy of a pair is made of, each (n_pairs, 1)."""
+
+    sigma: Tensor
+    """angstrom"""
+    repulsion: Tensor
+    """kcal/mol: 4 eps, with its factor, before (sigma/r)^12"""
+    dispersion: Tensor
+    """kcal/mol: 4 eps, with its factor, before (sigma/r)^6"""
+    charge: Tensor
+    """kcal/mol angstrom: C q_i q_j with its factor"""
+
+
+def compute_pairs(
+    indices: MMIndices, parameters: TorchParameters, x: Tensor, *, beyond_class1: bool = False
+) -> tuple[PairEnergies, Tensor]:
     """Compute the pair energies of coordinates (3, n_atoms, n_confs) and the vectors i -> j.
 
-    E = 4 eps ((sigma/r)^12 - (sigma/r)^6) + C q_i q_j / r with Lorentz-Berthelot combination, no cut-off.
+    E = 4 eps ((sigma/r)^12 - (sigma/r)^6) + C q_i q_j / r with Lorentz-Berthelot combination, no cut-off,
+    times the factors of 1-4 pairs or, in class II, of every pair. `beyond_class1`: of the factors of class II
+    only what they differ from those of class I.
     """
-    i, j = indices.pairs[:, 0], indices.pairs[:, 1]
-    vectors = vectors_between(x, i, j)
+    vectors = vectors_between(x, indices.pairs[:, 0], indices.pairs[:, 1])
     inverse_square = 1 / dot(vectors, vectors)
-    sigma, depth, charge = pair_parameters(indices, parameters, x.dtype)
-    sixth = (sigma * sigma * inverse_square) ** 3
-    attraction = depth * sixth
-    repulsion = attraction * sixth
-    coulomb = charge * inverse_square.sqrt()
+    pair = pair_parameters(indices, parameters, x.dtype, beyond_class1=beyond_class1)
+    sixth = (pair.sigma * pair.sigma * inverse_square) ** 3
+    attraction = pair.dispersion * sixth
+    repulsion = pair.repulsion * sixth * sixth
+    coulomb = pair.charge * inverse_square.sqrt()
     return PairEnergies(
         vdw=repulsion - attraction,
         coulomb=coulomb,
@@ -46,16 +63,33 @@ def compute_pairs(indices: MMIndices, parameters: TorchParameters, x: Tensor) ->
 
 
 def pair_parameters(
-    indices: MMIndices, parameters: TorchParameters, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Combine atoms to pairs: sigma_ij, scaled 4 eps_ij and scaled C q_i q_j, each (n_pairs, 1)."""
+    indices: MMIndices, parameters: TorchParameters, dtype: torch.dtype, *, beyond_class1: bool = False
+) -> PairParameters:
+    """Combine atoms to pairs, with the factors of the pairs."""
     i, j = indices.pairs[:, 0], indices.pairs[:, 1]
     sigma = (parameters.sigma[i] + parameters.sigma[j]) / 2
     product = parameters.epsilon[i] * parameters.epsilon[j]
     # The square root has no finite slope at zero: hydroxyl hydrogens with epsilon 0 would give NaN gradients.
     positive = product > 0
-    epsilon = torch.where(positive, torch.where(positive, product, 1.0).sqrt(), 0.0)
+    depth = 4 * torch.where(positive, torch.where(positive, product, 1.0).sqrt(), 0.0)
     charge = COULOMB_CONSTANT * parameters.charge[i] * parameters.charge[j]
-    scaled = (sigma, 4 * epsilon * indices.pair_scale_vdw, charge * indices.pair_scale_coulomb)
-    sigma, depth, charge = (value.to(dtype)[:, None] for value in scaled)
-    return sigma, depth, charge
+    repulsion, dispersion, coulomb = _factors(indices, parameters, beyond_class1=beyond_class1)
+    return PairParameters(
+        sigma=sigma.to(dtype)[:, None],
+        repulsion=(depth * repulsion).to(dtype)[:, None],
+        dispersion=(depth * dispersion).to(dtype)[:, None],
+        charge=(charge * coulomb).to(dtype)[:, None],
+    )
+
+
+def _factors(
+    indices: MMIndices, parameters: TorchParameters, *, beyond_class1: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Factors of the terms in r^-12, r^-6 and r^-1, each (n_pairs,)."""
+    vdw, coulomb = indices.pair_scale_vdw, indices.pair_scale_coulomb
+    cross = parameters.cross
+    if cross is None or not cross.has_pairs:
+        return vdw, vdw, coulomb
+    if not beyond_class1:
+        return cross.pair_repulsion, cross.pair_dispersion, cross.pair_coulomb
+    return cross.pair_repulsion - vdw, cross.pair_dispersion - vdw, cross.pair_coulomb - coulomb

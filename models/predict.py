@@ -18,12 +18,19 @@ from models.features import MolecularGraph, build_graph
 from models.graph import GraphBatch, collate_graphs
 from models.network import mean_parameters
 from models.readouts import CLASS1_NAMES, ValenceParameters
-from models.sharing import CROSS_ROWS, ROWS_OF, share
-from models.targets import without_pairs
+from models.sharing import ROWS_OF, share
 from models.terms import MMIndices, TorchCross, collate_indices, indices_from_topology
 from models.weights import Model, load_model
 from pipeline.ligand import to_rdkit
-from pipeline.schema import Confidence, FloatArray, Ligand, MMParameters, Topology
+from pipeline.schema import (
+    CROSS_ROWS,
+    PAIR_FACTORS,
+    Confidence,
+    FloatArray,
+    Ligand,
+    MMParameters,
+    Topology,
+)
 from pipeline.settings import Form
 from pipeline.topology import linear_centres
 from pipeline.vdw import assign_vdw
@@ -69,7 +76,7 @@ class Predictor:
         """Do the same for several ligands in one pass of the network."""
         graphs = [build_graph(ligand, pi=self.reads_pi) for ligand, _ in ligands]
         topologies = [topology for _, topology in ligands]
-        batch, indices = collate(graphs, topologies)
+        batch, indices = collate(graphs, topologies, pairs=self.valence.has_pairs)
         shared = share(batch, indices, self.n_layers)
         members = [shared.of_rows(one) for one in self.valence.each(shared.batch, shared.indices)]
         sizes = [topology.n_atoms for topology in topologies]
@@ -145,14 +152,19 @@ def load_predictor(name: str, form: Form = "class1") -> Predictor:
     return Predictor(load_model(name), form)
 
 
-def build_batch(ligands: Sequence[tuple[Ligand, Topology]]) -> tuple[GraphBatch, MMIndices]:
-    """Graphs and interaction indices of several ligands, float64."""
-    return collate([build_graph(ligand) for ligand, _ in ligands], [topology for _, topology in ligands])
+def build_batch(
+    ligands: Sequence[tuple[Ligand, Topology]], *, pairs: bool = False
+) -> tuple[GraphBatch, MMIndices]:
+    """Graphs and interaction indices of several ligands, float64; with or without nonbonded pairs."""
+    graphs = [build_graph(ligand) for ligand, _ in ligands]
+    return collate(graphs, [topology for _, topology in ligands], pairs=pairs)
 
 
-def collate(graphs: Sequence[MolecularGraph], topologies: Sequence[Topology]) -> tuple[GraphBatch, MMIndices]:
+def collate(
+    graphs: Sequence[MolecularGraph], topologies: Sequence[Topology], *, pairs: bool
+) -> tuple[GraphBatch, MMIndices]:
     """Do the same where the graphs are built already."""
-    indices = [without_pairs(indices_from_topology(topology)) for topology in topologies]
+    indices = [indices_from_topology(topology, pairs=pairs) for topology in topologies]
     return collate_graphs(graphs, dtype=torch.float64), collate_indices(indices)
 
 
@@ -165,7 +177,13 @@ def split_valence(valence: ValenceParameters, topologies: Sequence[Topology]) ->
     parts = {name: cut(getattr(valence, name), ROWS_OF[name.split("_")[0]]) for name in CLASS1_NAMES}
     crosses: list[TorchCross | None] = [None] * len(topologies)
     if valence.cross is not None:
-        pieces = {name: cut(getattr(valence.cross, name), rows) for name, rows in CROSS_ROWS.items()}
+        pieces = {
+            name: cut(getattr(valence.cross, name), rows)
+            for name, rows in CROSS_ROWS.items()
+            if name not in PAIR_FACTORS or valence.cross.has_pairs
+        }
+        if not valence.cross.has_pairs:
+            pieces |= {name: [getattr(valence.cross, name)] * len(topologies) for name in PAIR_FACTORS}
         crosses = [TorchCross(**{n: p[i] for n, p in pieces.items()}) for i in range(len(topologies))]
     return [
         ValenceParameters(**{n: p[i] for n, p in parts.items()}, cross=cross)

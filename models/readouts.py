@@ -122,13 +122,13 @@ class ValenceReadouts(nn.Module):
 
     radius: Tensor
 
-    def __init__(self, width: int, form: Form = "class1") -> None:
+    def __init__(self, width: int, form: Form = "class1", *, pairs: bool = False) -> None:
         super().__init__()
         self.bond = PathReadout(width, 2)
         self.angle = PathReadout(width, 2)
         self.proper = PathReadout(width, N_PROPER_PERIODICITIES)
         self.improper = CentreReadout(width, N_IMPROPER_PERIODICITIES)
-        self.class2 = Class2Readouts(width) if form == "class2" else None
+        self.class2 = Class2Readouts(width, pairs=pairs) if form == "class2" else None
         radii = torch.tensor([COVALENT_RADIUS[number] for number in ELEMENTS])
         self.register_buffer("radius", radii, persistent=False)
 

@@ -17,22 +17,10 @@ from torch import Tensor
 from models.graph import GraphBatch
 from models.readouts import CLASS1_NAMES, ValenceParameters
 from models.terms import MMIndices, TorchCross
-from pipeline.schema import IntArray
+from pipeline.schema import CROSS_ROWS, PAIR_FACTORS, IntArray
 
 ROWS_OF = {"bond": "bonds", "angle": "angles", "proper": "propers", "improper": "impropers"}
 """the rows of a topology beside which a class I parameter stands, by the first word of its name"""
-CROSS_ROWS = {
-    "bond_k3": "bonds",
-    "bond_k4": "bonds",
-    "angle_k3": "angles",
-    "angle_k4": "angles",
-    "bond_bond": "angles",
-    "bond_angle": "angles",
-    "bond_torsion": "propers",
-    "angle_torsion": "propers",
-    "angle_angle_torsion": "propers",
-}
-"""the same of the class II terms"""
 BY_END = ("bond_angle", "angle_torsion")
 """class II terms whose dimension 1 is the two ends of the row"""
 
@@ -48,7 +36,7 @@ class Shared:
     atoms: Tensor
     """(n_atoms,), int64: the kind of each atom of the whole batch"""
     rows: dict[str, Tensor]
-    """`bonds`, `angles`, `propers`, `impropers`: (n_rows,), int64, the kind of each row"""
+    """`bonds`, `angles`, `propers`, `impropers`, `pairs`: (n_rows,), int64, the kind of each row"""
     turned: dict[str, Tensor]
     """`angles`, `propers`: (n_rows,), bool, rows that run the other way than the one of their kind"""
 
@@ -67,7 +55,13 @@ class Shared:
         return values.index_select(0, self.rows["propers"])
 
     def _cross(self, cross: TorchCross) -> TorchCross:
-        terms = {name: getattr(cross, name).index_select(0, self.rows[r]) for name, r in CROSS_ROWS.items()}
+        terms = {
+            name: getattr(cross, name).index_select(0, self.rows[rows])
+            for name, rows in CROSS_ROWS.items()
+            if name not in PAIR_FACTORS or cross.has_pairs
+        }
+        if not cross.has_pairs:
+            terms |= {name: getattr(cross, name) for name in PAIR_FACTORS}
         for name in BY_END:
             values, turned = terms[name], self.turned[CROSS_ROWS[name]]
             terms[name] = torch.where(turned.reshape(-1, *[1] * (values.dim() - 1)), values.flip(1), values)
@@ -75,7 +69,7 @@ class Shared:
 
 
 def share(batch: GraphBatch, indices: MMIndices, n_layers: int) -> Shared:
-    """Find what networks of at most `n_layers` layers cannot tell apart. `indices` without pairs."""
+    """Find what networks of at most `n_layers` layers cannot tell apart."""
     kinds, first = kinds_of_atoms(batch, n_layers)
     i, j = (kinds[column] for column in indices.bonds.numpy().T)
     bonds = _paths((i, j), (j, i))
@@ -84,7 +78,8 @@ def share(batch: GraphBatch, indices: MMIndices, n_layers: int) -> Shared:
     i, j, k, m = (kinds[column] for column in indices.propers.numpy().T)
     propers = _paths((i, j), (m, k))
     impropers = _centres(kinds[indices.impropers.numpy()])
-    taken = {"bonds": bonds, "angles": angles, "propers": propers, "impropers": impropers}
+    pairs = _pairs(kinds[indices.pairs.numpy()], indices.pair_bonds.numpy())
+    taken = {"bonds": bonds, "angles": angles, "propers": propers, "impropers": impropers, "pairs": pairs}
     return Shared(
         batch=_one_of_each(batch, kinds, first),
         indices=_terms_of_each(indices, kinds, first, taken),
@@ -138,6 +133,12 @@ def _paths(one_end: tuple[IntArray, IntArray], other_end: tuple[IntArray, IntArr
     return _Taken(first=first, kinds=kinds, turned=backwards != backwards[first][kinds])
 
 
+def _pairs(ends: IntArray, bonds: IntArray) -> _Taken:
+    """Pairs by the kinds of their two atoms, whichever comes first, and the bonds between them."""
+    first, kinds = _distinct(np.column_stack([np.sort(ends, axis=1), bonds]))
+    return _Taken(first=first, kinds=kinds, turned=np.zeros(len(ends), dtype=bool))
+
+
 def _centres(impropers: IntArray) -> _Taken:
     """Rows, three per centre, by the kinds of the centre and of its neighbours in any order."""
     rows = impropers[::3]
@@ -180,7 +181,9 @@ def _terms_of_each(
         owner = name.removesuffix("s") + "_molecule"
         owners[owner] = getattr(indices, owner)[rows]
     bond_kinds, angle_kinds = (torch.as_tensor(taken[name].kinds) for name in ("bonds", "angles"))
-    of_angle, of_proper = (torch.as_tensor(taken[name].first) for name in ("angles", "propers"))
+    of_angle, of_proper, of_pair = (
+        torch.as_tensor(taken[name].first) for name in ("angles", "propers", "pairs")
+    )
     return replace(
         indices,
         **tables,
@@ -189,6 +192,9 @@ def _terms_of_each(
         angle_bonds=bond_kinds[indices.angle_bonds[of_angle]],
         proper_bond=bond_kinds[indices.proper_bond[of_proper]],
         proper_angles=angle_kinds[indices.proper_angles[of_proper]],
+        pair_bonds=indices.pair_bonds[of_pair],
+        pair_scale_vdw=indices.pair_scale_vdw[of_pair],
+        pair_scale_coulomb=indices.pair_scale_coulomb[of_pair],
     )
 
 

@@ -1,14 +1,15 @@
 """Taking the fixed nonbonded part out of QM energies and gradients; the rest is for the valence terms."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.energy import nonbonded_energy_and_gradient
 from models.readouts import ValenceParameters
-from models.terms import MMIndices
-from pipeline.schema import N_IMPROPER_PERIODICITIES, N_PROPER_PERIODICITIES
+from models.terms import MMIndices, pair_columns
+from pipeline.schema import N_IMPROPER_PERIODICITIES, N_PROPER_PERIODICITIES, pairs_apart
 
 
 def nonbonded_of(
@@ -36,13 +37,21 @@ def nonbonded_of(
     return terms.total[0], gradient
 
 
+def with_pairs(indices: MMIndices) -> MMIndices:
+    """List the nonbonded pairs of one molecule again, from its bonds."""
+    pairs, bonds = pairs_apart(indices.n_atoms, indices.bonds.numpy())
+    columns: dict[str, Any] = pair_columns(pairs, bonds)
+    return replace(indices, **columns)
+
+
 def without_pairs(indices: MMIndices) -> MMIndices:
-    """Drop the nonbonded pairs, which the valence loss does not need."""
+    """Drop the nonbonded pairs, which the valence loss of class I does not need."""
     none = slice(0, 0)
     return replace(
         indices,
         pairs=indices.pairs[none],
         pair_scale_vdw=indices.pair_scale_vdw[none],
         pair_scale_coulomb=indices.pair_scale_coulomb[none],
+        pair_bonds=indices.pair_bonds[none],
         pair_molecule=indices.pair_molecule[none],
     )

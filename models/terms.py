@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.schema import CrossTerms, MMParameters, Topology
+from pipeline.schema import CrossTerms, IntArray, MMParameters, Topology
 from pipeline.topology import coupled_rows
 
 SCALE_14_VDW = 0.5
@@ -48,6 +48,8 @@ class MMIndices(_TensorFields):
     """(n_pairs,), float64: 0.5 for 1-4 pairs, else 1"""
     pair_scale_coulomb: Tensor
     """(n_pairs,), float64: 0.8333333333 for 1-4 pairs, else 1"""
+    pair_bonds: Tensor
+    """(n_pairs,), int64: as in Topology"""
     atom_molecule: Tensor
     """(n_atoms_total,), int64: number of the molecule in the batch; so are the next five"""
     bond_molecule: Tensor
@@ -90,7 +92,7 @@ _OWNERS = (
 )
 _COUPLED = {"angle_bonds": "bonds", "proper_bond": "bonds", "proper_angles": "angles"}
 """numbers of rows, and of which table"""
-_SCALES = ("pair_scale_vdw", "pair_scale_coulomb")
+_OF_PAIRS = ("pair_scale_vdw", "pair_scale_coulomb", "pair_bonds")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,6 +108,14 @@ class TorchCross(_TensorFields):
     bond_torsion: Tensor
     angle_torsion: Tensor
     angle_angle_torsion: Tensor
+    pair_coulomb: Tensor
+    pair_repulsion: Tensor
+    pair_dispersion: Tensor
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether there are factors of the nonbonded pairs."""
+        return len(self.pair_coulomb) > 0
 
     @classmethod
     def from_cross(cls, cross: CrossTerms, dtype: torch.dtype = torch.float64) -> Self:
@@ -184,33 +194,31 @@ class EnergyTerms:
         return EnergyTerms(**{n: getattr(self, n) + getattr(other, n) for n in names})
 
 
-def indices_from_topology(topology: Topology) -> MMIndices:
-    """List the interactions of one molecule, 1-4 pairs scaled by 0.5 (vdW) and 0.8333333333 (Coulomb)."""
-    n_atoms = topology.n_atoms
-    pairs, is_14 = _nonbonded_pairs(topology)
+def indices_from_topology(topology: Topology, *, pairs: bool = True) -> MMIndices:
+    """List the interactions of one molecule, 1-4 pairs scaled by 0.5 (vdW) and 0.8333333333 (Coulomb).
+
+    Without `pairs` the nonbonded ones are left out, which bonded terms do not need.
+    """
     columns = {name: torch.tensor(np.array(getattr(topology, name))) for name in _ATOM_COLUMNS[:4]}
-    scales = {
-        "pair_scale_vdw": torch.tensor(np.where(is_14, SCALE_14_VDW, 1.0)),
-        "pair_scale_coulomb": torch.tensor(np.where(is_14, SCALE_14_COULOMB, 1.0)),
-    }
-    counts = (n_atoms, *(len(c) for c in columns.values()), len(pairs))
-    owners = {n: torch.zeros(count, dtype=torch.int64) for n, count in zip(_OWNERS, counts, strict=True)}
+    counts = (topology.n_atoms, *map(len, columns.values()))
+    owners = {n: torch.zeros(count, dtype=torch.int64) for n, count in zip(_OWNERS[:5], counts, strict=True)}
     rows = coupled_rows(topology)
     coupled = {name: torch.tensor(np.array(getattr(rows, name))) for name in _COUPLED}
-    return MMIndices(**columns, **scales, **owners, **coupled, pairs=torch.tensor(pairs), n_molecules=1)
+    none = np.zeros((0, 2), dtype=np.int64)
+    of_pairs = pair_columns(topology.pairs, topology.pair_bonds) if pairs else pair_columns(none, none[:, 0])
+    return MMIndices(**columns, **of_pairs, **owners, **coupled, n_molecules=1)
 
 
-def _nonbonded_pairs(topology: Topology) -> tuple[np.ndarray, np.ndarray]:
-    """Return all pairs i < j that are neither 1-2 nor 1-3, (n_pairs, 2), and which of them are 1-4."""
-    n_atoms = topology.n_atoms
-    kind = np.zeros((n_atoms, n_atoms), dtype=np.int64)
-    for rows, code in ((topology.pairs_14, 2), (topology.angles[:, [0, 2]], 1), (topology.bonds, 1)):
-        kind[rows[:, 0], rows[:, 1]] = code
-        kind[rows[:, 1], rows[:, 0]] = code
-    i, j = np.triu_indices(n_atoms, k=1)
-    keep = kind[i, j] != 1
-    pairs = np.stack([i[keep], j[keep]], axis=1).astype(np.int64)
-    return pairs, kind[pairs[:, 0], pairs[:, 1]] == 2
+def pair_columns(pairs: IntArray, bonds: IntArray) -> dict[str, Tensor]:
+    """All that MMIndices knows of the pairs of one molecule; arguments as in Topology."""
+    is_14 = bonds == 3
+    return {
+        "pairs": torch.tensor(np.array(pairs)),
+        "pair_bonds": torch.tensor(np.array(bonds)),
+        "pair_scale_vdw": torch.tensor(np.where(is_14, SCALE_14_VDW, 1.0)),
+        "pair_scale_coulomb": torch.tensor(np.where(is_14, SCALE_14_COULOMB, 1.0)),
+        "pair_molecule": torch.zeros(len(pairs), dtype=torch.int64),
+    }
 
 
 def collate_indices(batch: list[MMIndices]) -> MMIndices:
@@ -225,7 +233,7 @@ def collate_indices(batch: list[MMIndices]) -> MMIndices:
     return MMIndices(
         **{name: joined(name, atom_offsets) for name in _ATOM_COLUMNS},
         **{name: joined(name, molecule_offsets) for name in _OWNERS},
-        **{name: joined(name, None) for name in _SCALES},
+        **{name: joined(name, None) for name in _OF_PAIRS},
         **{
             name: joined(name, np.cumsum([0, *(len(getattr(part, rows)) for part in batch)]))
             for name, rows in _COUPLED.items()

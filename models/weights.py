@@ -99,6 +99,7 @@ def save_model(model: Model, folder: Path) -> Model:
         "n_charge_members": model.charges.n_members,
         "n_members": model.valence.n_members,
         "n_class2_members": 0 if model.class2 is None else model.class2.n_members,
+        "class2_has_pairs": model.class2 is not None and model.class2.has_pairs,
         "networks": {part: size.model_dump() for part, size in model.sizes.items()},
         "sha256": hashes,
     }
@@ -141,7 +142,8 @@ def load_model_folder(folder: Path, *, with_domain: bool = True) -> Model:
         networks: dict[str, nn.Module] = {"charges": charges, "valence": valence}
         class2 = None
         if manifest["n_class2_members"]:
-            class2 = _ensemble(sizes["valence"], manifest["n_class2_members"], "class2")
+            has_pairs = manifest.get("class2_has_pairs", False)
+            class2 = _ensemble(sizes["valence"], manifest["n_class2_members"], "class2", pairs=has_pairs)
             networks["class2"] = class2
         for part, network in networks.items():
             _load_checked(network, folder / f"{part}.safetensors", manifest["sha256"])
@@ -164,9 +166,13 @@ def load_model_folder(folder: Path, *, with_domain: bool = True) -> Model:
     )
 
 
-def _ensemble(size: NetworkConfig, n_members: int, form: Form) -> ValenceEnsemble:
-    members = [ValenceNetwork(size.width, size.n_layers, form=form, pi=size.pi) for _ in range(n_members)]
-    return ValenceEnsemble(members)
+def _ensemble(size: NetworkConfig, n_members: int, form: Form, *, pairs: bool = False) -> ValenceEnsemble:
+    return ValenceEnsemble(
+        [
+            ValenceNetwork(size.width, size.n_layers, form=form, pi=size.pi, pairs=pairs)
+            for _ in range(n_members)
+        ]
+    )
 
 
 def _check_conventions(manifest: dict[str, object], folder: Path) -> None:

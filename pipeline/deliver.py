@@ -156,9 +156,15 @@ FILES = (
         engine=lammps_engine.PROGRAM,
         needs_coords=True,
         holds_cross=True,
+        may_refuse=True,
     ),
     FileKind(
-        name="ligand.data", format="lammps", write=write_lammps_data, needs_coords=True, holds_cross=True
+        name="ligand.data",
+        format="lammps",
+        write=write_lammps_data,
+        needs_coords=True,
+        holds_cross=True,
+        may_refuse=True,
     ),
     FileKind(
         name="parameters.json",

@@ -9,7 +9,7 @@ from rdkit import Chem
 
 from pipeline.atoms import atoms_of, bonds_of
 from pipeline.ligand import to_rdkit
-from pipeline.schema import CrossTerms, IntArray, Ligand, MMParameters, Topology
+from pipeline.schema import CROSS_ROWS, PAIR_FACTORS, CrossTerms, IntArray, Ligand, MMParameters, Topology
 
 IMPROPER_CENTRES = frozenset({6, 7})
 """Three-coordinate carbon and nitrogen get an improper; pyramidal P and S are held by their angles."""
@@ -84,14 +84,14 @@ def restore_order(
     angles, angle_rows = _sorted_rows(_smaller_end_first(order[topology.angles]), (1, 0, 2))
     propers, proper_rows = _sorted_rows(_smaller_end_first(order[topology.propers]), (0, 1, 2, 3))
     impropers, improper_rows = _sorted_rows(_turn_trefoils(order[topology.impropers]), (1, 0))
-    pairs, _ = _sorted_rows(np.sort(order[topology.pairs_14], axis=1), (0, 1))
+    pairs_14, _ = _sorted_rows(np.sort(order[topology.pairs_14], axis=1), (0, 1))
     restored = Topology(
         atomic_numbers=topology.atomic_numbers[inverse],
         bonds=bonds,
         angles=angles,
         propers=propers,
         impropers=impropers,
-        pairs_14=pairs,
+        pairs_14=pairs_14,
     )
     return restored, dataclasses.replace(
         parameters,
@@ -108,7 +108,12 @@ def restore_order(
         if parameters.cross is None
         else _restored_cross(
             parameters.cross,
-            (bond_rows, angle_rows, proper_rows),
+            {
+                "bonds": bond_rows,
+                "angles": angle_rows,
+                "propers": proper_rows,
+                "pairs": _pair_rows(topology, order),
+            },
             tuple(_is_reversed(order[rows]) for rows in (topology.angles, topology.propers)),
         ),
         confidence=parameters.confidence
@@ -124,25 +129,21 @@ def restore_order(
     )
 
 
+def _pair_rows(topology: Topology, order: IntArray) -> IntArray:
+    """Which row of the pairs of `topology` stands in each row of those in the user's order."""
+    return _sorted_rows(np.sort(order[topology.pairs], axis=1), (0, 1))[1]
+
+
 def _restored_cross(
-    cross: CrossTerms, sources: tuple[IntArray, IntArray, IntArray], reversals: tuple[NDArray[np.bool_], ...]
+    cross: CrossTerms, sources: dict[str, IntArray], reversals: tuple[NDArray[np.bool_], ...]
 ) -> CrossTerms:
     """Bring cross terms into the order of the sorted rows; the ends of a turned row change places."""
-    bond_rows, angle_rows, proper_rows = sources
     angle_turned, proper_turned = reversals
     bond_angle = np.where(angle_turned[:, None], cross.bond_angle[:, ::-1], cross.bond_angle)
     angle_torsion = np.where(proper_turned[:, None, None], cross.angle_torsion[:, ::-1], cross.angle_torsion)
-    return CrossTerms(
-        bond_k3=cross.bond_k3[bond_rows],
-        bond_k4=cross.bond_k4[bond_rows],
-        angle_k3=cross.angle_k3[angle_rows],
-        angle_k4=cross.angle_k4[angle_rows],
-        bond_bond=cross.bond_bond[angle_rows],
-        bond_angle=bond_angle[angle_rows],
-        bond_torsion=cross.bond_torsion[proper_rows],
-        angle_torsion=angle_torsion[proper_rows],
-        angle_angle_torsion=cross.angle_angle_torsion[proper_rows],
-    )
+    turned = dataclasses.replace(cross, bond_angle=bond_angle, angle_torsion=angle_torsion)
+    names = [name for name in CROSS_ROWS if name not in PAIR_FACTORS or cross.has_pairs]
+    return CrossTerms(**{name: getattr(turned, name)[sources[CROSS_ROWS[name]]] for name in names})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

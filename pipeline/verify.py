@@ -11,6 +11,7 @@ from pipeline.errors import ParametersError, VerificationError
 from pipeline.export.openmm_system import build_system
 from pipeline.readback.energies import TERMS, evaluate, evaluate_foreign
 from pipeline.schema import (
+    PAIR_FACTORS,
     CrossTerms,
     EnergyReport,
     FloatArray,
@@ -34,6 +35,8 @@ MASS_TOLERANCE = 1e-3
 DISPLACEMENTS = (0.1, 0.25)
 """angstrom, standard deviations of the displaced geometries: no term may hide at its minimum, and a flat
 torsion leaves it only by the larger"""
+PAIR_FACTOR_BOUNDS = (1e-4, 1e3)
+"""of what a class II form makes of a pair's terms"""
 _DISPLACEMENT_SEED = 20
 _LATTICE_SPACING = 2.0
 """angstrom, of the made-up geometry of a ligand without coordinates"""
@@ -214,6 +217,9 @@ def _check_cross(topology: Topology, cross: CrossTerms) -> None:
         ("angle_angle_torsion", topology.propers, 1000.0, "kcal/mol/radian^2"),
     ):
         _check_range(name, getattr(cross, name), rows, (-high, high), unit)
+    if cross.has_pairs:
+        for name in PAIR_FACTORS:
+            _check_range(name, getattr(cross, name), topology.pairs, PAIR_FACTOR_BOUNDS, "times")
 
 
 def _check_range(

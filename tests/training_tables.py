@@ -55,6 +55,7 @@ sources = { gen2-torsion = 0 }
 dev_minima = 0
 members = 2
 [class2]
+pairs = true
 schedule = { epochs = 2, batch_molecules = 4, learning_rate = 5e-3 }
 """
 

@@ -31,7 +31,8 @@ def score_torsions(model: ValenceNetwork | ValenceEnsemble, rows: Sequence[Train
     generator = np.random.default_rng(0)
     for start in range(0, len(rows), SCORE_BATCH):
         part = rows[start : start + SCORE_BATCH]
-        batch = draw_batch(part, max(row.n_points for row in part), generator).to(device_of(model))
+        n_points = max(row.n_points for row in part)
+        batch = draw_batch(part, n_points, generator, pairs=model.has_pairs).to(device_of(model))
         energy_error, gradient_error = qm_errors(model(batch.graphs, batch.indices), batch)
         n_used = batch.is_used.sum(dim=1)
         energy_rmse.append((energy_error.square().sum(dim=1) / n_used).sqrt())

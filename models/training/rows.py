@@ -89,6 +89,7 @@ def prepare_row(
         coords=coords.float().contiguous(),
         energy=(energy - energy.mean()).float(),
         gradient=target,
+        nonbonded=torch.stack([charge, sigma, epsilon]).float(),
         prior=known,
         soft=soft,
     )

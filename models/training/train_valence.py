@@ -132,7 +132,10 @@ class _Crew:
         run_stage(prior_stage, config.prior.schedule, seed=seed + 1, folder=folder, report=report)
         for position, step in enumerate(steps):
             if step.form == "class2" and model.form == "class1":
-                richer = ValenceNetwork(size.width, size.n_layers, size.dropout, "class2", pi=size.pi)
+                pairs = config.class2 is not None and config.class2.pairs
+                richer = ValenceNetwork(
+                    size.width, size.n_layers, size.dropout, "class2", pi=size.pi, pairs=pairs
+                )
                 richer.load_state_dict(richer.state_dict() | model.state_dict())
                 model = richer.to(stage.device)
             on_qm = qm_stage(step.name, self.config, model, rows, self.score, max_confs=step.max_confs)
@@ -187,7 +190,7 @@ def qm_stage(
 
     def loss(batch: Sequence[int], generator: np.random.Generator) -> Tensor:
         part = [rows[index] for index in batch]
-        drawn = draw_batch(part, max_confs, generator).to(device_of(model))
+        drawn = draw_batch(part, max_confs, generator, pairs=model.has_pairs).to(device_of(model))
         valence = model(drawn.graphs, drawn.indices)
         pull = stage.stiffness_pull * stiffness_pull(valence, part)
         return valence_loss(valence, drawn, stage) + pull + _coupling_cost(valence, config.class2)

@@ -102,6 +102,10 @@ def _nonbonded_force(topology: Topology, parameters: MMParameters) -> openmm.Non
         add_particle(*particle)
     for i, j in sorted(excluded_pairs(topology)):
         add_exception(i, j, 0.0, 1.0, 0.0)
+    if parameters.cross is not None and parameters.cross.has_pairs:
+        for (i, j), values in zip(topology.pairs.tolist(), _rows_of_pairs(topology, parameters), strict=True):
+            add_exception(i, j, *values)
+        return force
     for i, j in topology.pairs_14.tolist():
         add_exception(
             i,
@@ -111,6 +115,23 @@ def _nonbonded_force(topology: Topology, parameters: MMParameters) -> openmm.Non
             VDW_14_SCALE * math.sqrt(epsilon[i] * epsilon[j]),
         )
     return force
+
+
+def _rows_of_pairs(topology: Topology, parameters: MMParameters) -> list[list[float]]:
+    """Charge product, sigma (nm) and epsilon (kJ/mol) of every pair of a class II form.
+
+    a r^-12 - b r^-6 is a Lennard-Jones term again, of another sigma and epsilon.
+    """
+    assert parameters.cross is not None
+    i, j = topology.pairs.T
+    repulsion, dispersion = parameters.cross.pair_repulsion, parameters.cross.pair_dispersion
+    charge = parameters.cross.pair_coulomb * parameters.charge[i] * parameters.charge[j]
+    sigma = (parameters.sigma[i] + parameters.sigma[j]) / 2 * (repulsion / dispersion) ** (1 / 6)
+    epsilon = np.sqrt(parameters.epsilon[i] * parameters.epsilon[j]) * dispersion**2 / repulsion
+    rows: list[list[float]] = np.column_stack(
+        [charge, sigma / ANGSTROM_PER_NM, epsilon * KJ_PER_KCAL]
+    ).tolist()
+    return rows
 
 
 def excluded_pairs(topology: Topology) -> set[tuple[int, int]]:

@@ -41,6 +41,10 @@ _CROSS = (
     "phi); angle_torsion[e][n-1] theta_e cos(n phi); angle_angle_torsion theta_1 theta_2 cos(phi); units: "
     "kcal/mol over angstrom and radian"
 )
+_PAIRS = (
+    "rows of pairs as listed, in place of vdw and coulomb and their 1-4 factors: pair_coulomb times the "
+    "Coulomb energy, pair_repulsion times the term in r^-12, pair_dispersion times that in r^-6"
+)
 
 
 _dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -78,6 +82,9 @@ def write_parameters_json(parametrized: Parametrized) -> str:
         document["cross"] = {
             field.name: getattr(parameters.cross, field.name).tolist() for field in fields(parameters.cross)
         }
+        if parameters.cross.has_pairs:
+            document["energy"] = document["energy"] | {"pairs": _PAIRS}
+            document["pairs"] = topology.pairs.tolist()
     lines = [f" {_dump(key)}: {_block(value)}" for key, value in document.items()]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 

@@ -10,9 +10,11 @@ from pipeline.schema.arrays import (
 from pipeline.schema.force_field import (
     CLASS1_FIELDS,
     CONVENTIONS_VERSION,
+    CROSS_ROWS,
     N_CROSS_PERIODICITIES,
     N_IMPROPER_PERIODICITIES,
     N_PROPER_PERIODICITIES,
+    PAIR_FACTORS,
     Confidence,
     CrossTerms,
     EnergyReport,
@@ -20,9 +22,11 @@ from pipeline.schema.force_field import (
     Parametrized,
 )
 from pipeline.schema.ligand import (
+    FAR_APART,
     Conformers,
     Ligand,
     Topology,
+    pairs_apart,
 )
 from pipeline.schema.qm import (
     DihedralConstraint,
@@ -35,9 +39,12 @@ from pipeline.schema.qm import (
 __all__ = (
     "CLASS1_FIELDS",
     "CONVENTIONS_VERSION",
+    "CROSS_ROWS",
+    "FAR_APART",
     "N_CROSS_PERIODICITIES",
     "N_IMPROPER_PERIODICITIES",
     "N_PROPER_PERIODICITIES",
+    "PAIR_FACTORS",
     "Confidence",
     "Conformers",
     "CrossTerms",
@@ -53,4 +60,5 @@ __all__ = (
     "QMTask",
     "Reference",
     "Topology",
+    "pairs_apart",
 )

@@ -1,7 +1,7 @@
 """The force field of a ligand, and the energies that it gives."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,6 +19,29 @@ CONVENTIONS_VERSION = "1"
 """Changes when the meaning of a parameter changes (see `MMParameters`); stamped on every artefact."""
 
 
+CROSS_ROWS = {
+    "bond_k3": "bonds",
+    "bond_k4": "bonds",
+    "angle_k3": "angles",
+    "angle_k4": "angles",
+    "bond_bond": "angles",
+    "bond_angle": "angles",
+    "bond_torsion": "propers",
+    "angle_torsion": "propers",
+    "angle_angle_torsion": "propers",
+    "pair_coulomb": "pairs",
+    "pair_repulsion": "pairs",
+    "pair_dispersion": "pairs",
+}
+"""the rows of a Topology beside which each class II term stands"""
+PAIR_FACTORS = tuple(name for name, rows in CROSS_ROWS.items() if rows == "pairs")
+"""the terms that may be missing: the factors of nonbonded pairs"""
+
+
+def _no_rows() -> FloatArray:
+    return np.zeros(0)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CrossTerms:
     """What class II adds: anharmonicity and couplings, row by row beside the Topology.
@@ -29,11 +52,14 @@ class CrossTerms:
       + sum_propers (r_jk - l_jk) sum_n bond_torsion_n cos n phi
       + sum_propers sum_e (theta_e - theta0_e) sum_n angle_torsion_en cos n phi
       + sum_propers angle_angle_torsion (theta_1 - theta0_1) (theta_2 - theta0_2) cos phi
+      + sum_pairs pair_coulomb C q_i q_j / r
+                  + 4 epsilon (pair_repulsion (sigma / r)^12 - pair_dispersion (sigma / r)^6)
 
     e: the two bonds i-j, j-k of an angle i-j-k, or the two angles i-j-k, j-k-l of a proper i-j-k-l, in that
     order; lengths l and angles theta0 are those of `MMParameters`. These are terms of the class II force
     fields (Maple et al., J. Comput. Chem. 15, 162, 1994) in the form of LAMMPS' class2 styles.
-    `pipeline.topology.coupled_rows` says which bonds and angles a row couples.
+    `pipeline.topology.coupled_rows` says which bonds and angles a row couples. The last sum, where it is
+    there, stands in place of the nonbonded terms of class I and their 1-4 factors, for all `Topology.pairs`.
     """
 
     bond_k3: FloatArray
@@ -54,6 +80,13 @@ class CrossTerms:
     """(n_propers, 2, 3), kcal/mol/radian; angles i-j-k and j-k-l, then periodicity"""
     angle_angle_torsion: FloatArray
     """(n_propers,), kcal/mol/radian^2"""
+    pair_coulomb: FloatArray = field(default_factory=_no_rows)
+    """(n_pairs,): factor of the Coulomb energy of a pair; this and the next two have no rows where the
+    nonbonded terms are those of class I"""
+    pair_repulsion: FloatArray = field(default_factory=_no_rows)
+    """(n_pairs,): factor of the term in r^-12, positive"""
+    pair_dispersion: FloatArray = field(default_factory=_no_rows)
+    """(n_pairs,): factor of the term in r^-6, positive"""
 
     def __post_init__(self) -> None:
         """Check shapes and make the arrays read-only."""
@@ -62,6 +95,13 @@ class CrossTerms:
         freeze(self, "bond_angle", np.float64, (None, 2))
         freeze(self, "bond_torsion", np.float64, (None, N_CROSS_PERIODICITIES))
         freeze(self, "angle_torsion", np.float64, (None, 2, N_CROSS_PERIODICITIES))
+        for name in PAIR_FACTORS:
+            freeze(self, name, np.float64, (None,))
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether there are factors of the nonbonded pairs."""
+        return len(self.pair_coulomb) > 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -160,7 +200,7 @@ class MMParameters:
 
 
 CLASS1_FIELDS = tuple(
-    field.name for field in dataclasses.fields(MMParameters) if field.name not in ("cross", "confidence")
+    one.name for one in dataclasses.fields(MMParameters) if one.name not in ("cross", "confidence")
 )
 """names of the arrays that every force field has"""
 
@@ -197,12 +237,9 @@ class Parametrized:
         ):
             _check_rows(name, have, want)
         if parameters.cross is not None:
-            for field in dataclasses.fields(parameters.cross):
-                rows = {"bond_k": topology.bonds, "angle_k": topology.angles}.get(field.name[:-1])
-                if rows is None:
-                    is_angle = field.name in ("bond_bond", "bond_angle")
-                    rows = topology.angles if is_angle else topology.propers
-                _check_rows(field.name, getattr(parameters.cross, field.name), rows)
+            for name, rows in CROSS_ROWS.items():
+                if name not in PAIR_FACTORS or parameters.cross.has_pairs:
+                    _check_rows(name, getattr(parameters.cross, name), getattr(topology, rows))
 
 
 def _check_rows(name: str, have: FloatArray, want: IntArray) -> None:

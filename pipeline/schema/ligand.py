@@ -1,6 +1,7 @@
 """A molecule, its interactions and its geometries."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -16,6 +17,10 @@ class Ligand:
     """Isomeric SMILES with explicit hydrogens; map number = atom index + 1."""
     total_charge: int
     """elementary charges"""
+
+
+FAR_APART = 8
+"""bonds between two atoms that are counted as no more than so many"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,6 +61,36 @@ class Topology:
     def improper_dihedrals(self) -> IntArray:
         """(n_impropers, 4): the atoms of each improper row in the order of its dihedral, centre first."""
         return self.impropers[:, [1, 0, 2, 3]]
+
+    @property
+    def pairs(self) -> IntArray:
+        """(n_pairs, 2): every two atoms more than two bonds apart, i < j, sorted."""
+        return self._pairs_and_bonds[0]
+
+    @property
+    def pair_bonds(self) -> IntArray:
+        """(n_pairs,): bonds on the shortest way between the atoms of a pair, from 3 to FAR_APART."""
+        return self._pairs_and_bonds[1]
+
+    @cached_property
+    def _pairs_and_bonds(self) -> tuple[IntArray, IntArray]:
+        return pairs_apart(self.n_atoms, self.bonds)
+
+
+def pairs_apart(n_atoms: int, bonds: IntArray) -> tuple[IntArray, IntArray]:
+    """`Topology.pairs` and `Topology.pair_bonds` of a molecule of these bonds (n_bonds, 2)."""
+    linked = np.zeros((n_atoms, n_atoms), dtype=np.float32)
+    linked[bonds, bonds[:, ::-1]] = 1.0
+    apart = np.full(linked.shape, FAR_APART)
+    np.fill_diagonal(apart, 0)
+    for n_bonds in range(1, FAR_APART):
+        reached = (apart == n_bonds - 1).astype(np.float32) @ linked > 0
+        apart[reached & (apart == FAR_APART)] = n_bonds
+    pairs = np.argwhere(np.triu(apart > 2, k=1))
+    between = apart[pairs[:, 0], pairs[:, 1]]
+    for array in (pairs, between):
+        array.setflags(write=False)
+    return pairs, between
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,7 +17,7 @@ from models.readouts import CLASS1_NAMES
 from models.weights import Model
 from pipeline.export.openmm_system import build_system
 from pipeline.ligand import to_rdkit
-from pipeline.schema import Ligand, MMParameters, Topology
+from pipeline.schema import PAIR_FACTORS, Ligand, MMParameters, Topology
 from pipeline.topology import build_topology, linear_centres
 from pipeline.units import ANGSTROM_PER_NM
 
@@ -227,7 +227,7 @@ def test_shipped_weights_give_dimethyl_ether_its_shape(build_ligand):
 def class2_network() -> ValenceEnsemble:
     """A class II network whose heads are not zero, as they are before training."""
     torch.manual_seed(9)
-    network = ValenceNetwork(32, 3, form="class2").double().requires_grad_(False)
+    network = ValenceNetwork(32, 3, form="class2", pairs=True).double().requires_grad_(False)
     assert network.readouts.class2 is not None
     for weight in network.readouts.class2.parameters():
         weight.add_(0.2 * torch.randn_like(weight))
@@ -238,9 +238,10 @@ def class2_network() -> ValenceEnsemble:
 def test_class2_reversal_swaps_ends(smiles, build_ligand):
     """Read backwards, an angle or a proper keeps its couplings, with those of its two ends exchanged."""
     ligand = build_ligand(smiles)
-    batch, indices = build_batch([(ligand, build_topology(ligand))])
+    batch, indices = build_batch([(ligand, build_topology(ligand))], pairs=True)
     flipped = dataclasses.replace(
         indices,
+        pairs=indices.pairs.flip(1),
         angles=indices.angles.flip(1),
         propers=indices.propers.flip(1),
         angle_bonds=indices.angle_bonds.flip(1),
@@ -248,7 +249,8 @@ def test_class2_reversal_swaps_ends(smiles, build_ligand):
     )
     network = class2_network()
     one, other = network(batch, indices).cross, network(batch, flipped).cross
-    for name in ("bond_k3", "angle_k3", "angle_k4", "bond_bond", "bond_torsion", "angle_angle_torsion"):
+    unturned = ("bond_k3", "angle_k3", "angle_k4", "bond_bond", "bond_torsion", "angle_angle_torsion")
+    for name in (*unturned, *PAIR_FACTORS):
         torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=0, atol=ROUNDING)
     for name in ("bond_angle", "angle_torsion"):
         torch.testing.assert_close(getattr(one, name), getattr(other, name).flip(1), rtol=0, atol=ROUNDING)
@@ -257,7 +259,7 @@ def test_class2_reversal_swaps_ends(smiles, build_ligand):
 def test_class2_is_convex_along_single_coordinates(build_ligand):
     """Second derivatives k + 6 k3 d + 12 k4 d^2 of bonds and angles stay positive for any displacement."""
     ligand = build_ligand("CC(=O)Nc1ccc(F)cc1")
-    batch, indices = build_batch([(ligand, build_topology(ligand))])
+    batch, indices = build_batch([(ligand, build_topology(ligand))], pairs=True)
     valence = class2_network()(batch, indices)
     d = torch.linspace(-2.0, 2.0, 401).double()
     angle = valence.angle_k[:, None] + 6 * valence.cross.angle_k3[:, None] * d
@@ -265,6 +267,35 @@ def test_class2_is_convex_along_single_coordinates(build_ligand):
     bond = valence.bond_k[:, None] / 2 * d**2
     bond = bond + valence.cross.bond_k3[:, None] * d**3 + valence.cross.bond_k4[:, None] * d**4
     assert (bond >= 0).all()
+
+
+@pytest.mark.parametrize("smiles", MOLECULES)
+def test_class2_pairs_are_lennard_jones_within_bounds(smiles, build_ligand):
+    """Whatever the network says, sigma is within 28 % of class I's, epsilon and charge within bounds too."""
+    ligand = build_ligand(smiles)
+    batch, indices = build_batch([(ligand, build_topology(ligand))], pairs=True)
+    network = class2_network()
+    for weight in network.readouts.members[0].class2.pair.parameters():
+        weight.mul_(30.0)
+    cross = network(batch, indices).cross
+    assert len(cross.pair_coulomb) == len(indices.pairs)
+    sigma = (cross.pair_repulsion / cross.pair_dispersion) ** (1 / 6)
+    depth = cross.pair_dispersion**2 / cross.pair_repulsion / indices.pair_scale_vdw
+    charge = cross.pair_coulomb / indices.pair_scale_coulomb
+    for values, bound in ((sigma, 0.25), (depth, 1.5), (charge, 1.5)):
+        assert (values.log().abs() <= bound + 1e-12).all()
+
+
+def test_class2_starts_from_class1(build_ligand):
+    """Before training, the factors of pairs are class I's own, and all couplings are zero."""
+    ligand = build_ligand("CC(=O)Nc1ccc(F)cc1")
+    batch, indices = build_batch([(ligand, build_topology(ligand))], pairs=True)
+    cross = ValenceNetwork(32, 3, form="class2", pairs=True).double()(batch, indices).cross
+    assert torch.equal(cross.pair_coulomb, indices.pair_scale_coulomb)
+    assert torch.equal(cross.pair_repulsion, indices.pair_scale_vdw)
+    assert torch.equal(cross.pair_dispersion, indices.pair_scale_vdw)
+    assert not cross.bond_angle.any()
+    assert not cross.angle_torsion.any()
 
 
 @pytest.mark.parametrize("form", ["class1", "class2"])

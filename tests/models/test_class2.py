@@ -8,7 +8,7 @@ from rdkit.Chem import rdDistGeom
 from models.class2 import cross_energy_and_gradient
 from models.terms import TorchCross, collate_cross, collate_indices, indices_from_topology
 from pipeline.ligand import canonical_ligand, canonical_order, to_rdkit
-from pipeline.schema import CrossTerms, MMParameters
+from pipeline.schema import PAIR_FACTORS, CrossTerms, MMParameters
 from pipeline.topology import build_topology, coupled_rows, restore_order
 
 MOLECULES = ["CC(=O)NC", "C1CC1CO", "CC#N", "Cc1ccccc1F", "O"]
@@ -26,7 +26,8 @@ def random_cross(topology, rng):
         "angle_torsion": (len(topology.propers), 2, 3),
         "angle_angle_torsion": (len(topology.propers),),
     }
-    return CrossTerms(**{name: rng.normal(size=shape) for name, shape in shapes.items()})
+    factors = {name: rng.uniform(0.2, 2.0, len(topology.pairs)) for name in PAIR_FACTORS}
+    return CrossTerms(**{name: rng.normal(size=shape) for name, shape in shapes.items()}, **factors)
 
 
 def random_rest(topology, rng):

@@ -132,9 +132,14 @@ def test_nonbonded_pair_and_14_scaling() -> None:
     values = {"charge": [0.5, -0.25], "sigma": [3.0, 3.6], "epsilon": [0.1, 0.4]}
     sixth = (3.3 / 4.0) ** 6
     vdw, coulomb = 4 * 0.2 * (sixth**2 - sixth), -COULOMB_CONSTANT * 0.125 / 4.0
-    for rows, vdw_scale, coulomb_scale in (([], 1.0, 1.0), ([[0, 1]], 0.5, 0.8333333333)):
-        topology = empty_topology(2, pairs_14=rows)
-        terms = energy(indices_from_topology(topology), plain_parameters(topology, **values), coords)
+    for n_bonds, vdw_scale, coulomb_scale in ((4, 1.0, 1.0), (3, 0.5, 0.8333333333)):
+        chain = [[atom, atom + 1] for atom in range(n_bonds)]
+        topology = empty_topology(n_bonds + 1, bonds=chain)
+        between = n_bonds - 1
+        ends = {name: [first, *[0.0] * between, last] for name, (first, last) in values.items()}
+        middle = torch.tensor([[[3.0 + atom, 0, 0]] for atom in range(between)], dtype=torch.float64)
+        placed = torch.cat([coords[:1], middle, coords[1:]])
+        terms = energy(indices_from_topology(topology), plain_parameters(topology, **ends), placed)
         assert terms.vdw.item() == pytest.approx(vdw_scale * vdw)
         assert terms.coulomb.item() == pytest.approx(coulomb_scale * coulomb)
 

@@ -259,7 +259,7 @@ def test_weights_are_the_mean_of_the_last_steps(tmp_path, with_minima):
     def of_step(step, form, n_members):
         members = []
         for folder in (tmp_path / "run" / "checkpoints" / f"member-{n}" for n in range(n_members)):
-            network = ValenceNetwork(16, 2, form=form, pi=True)
+            network = ValenceNetwork(16, 2, form=form, pi=True, pairs=form == "class2")
             network.load_state_dict(load_file(folder / step / "best.safetensors"))
             members.append(network)
         return ValenceEnsemble(members).state_dict()

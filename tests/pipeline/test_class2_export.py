@@ -18,9 +18,10 @@ from pipeline.export.parameters_json import read_parametrized_json, write_parame
 from pipeline.readback.energies import compute_forces, compute_report
 from pipeline.readback.lammps import check_lammps
 from pipeline.readback.lammps_engine import PROGRAM, check_lammps_in_engine
-from pipeline.schema import CrossTerms, Parametrized
+from pipeline.schema import CROSS_ROWS, PAIR_FACTORS, CrossTerms, Parametrized
 from pipeline.settings import build_settings
 from pipeline.topology import coupled_rows
+from pipeline.units import COULOMB_CONSTANT
 from pipeline.verify import build_reference, check_parameters, check_system
 
 FORMATS = ("offxml", "amber", "openmm", "gromacs", "lammps")
@@ -132,6 +133,65 @@ def test_json_gives_the_couplings_back(class2):
         assert np.array_equal(getattr(again, field.name), getattr(class2.parameters.cross, field.name))
 
 
+def _with_pairs(one: Parametrized) -> Parametrized:
+    """Factors of the nonbonded pairs beside the couplings, all different."""
+    generator = np.random.default_rng(8)
+    factors = {name: generator.uniform(0.2, 2.0, len(one.topology.pairs)) for name in PAIR_FACTORS}
+    cross = replace(one.parameters.cross, **factors)
+    return replace(one, parameters=replace(one.parameters, cross=cross))
+
+
+def _slow_pairs(one: Parametrized, x: np.ndarray) -> tuple[float, float]:
+    """Lennard-Jones and Coulomb by the formula of CrossTerms, pair by pair."""
+    p, cross, vdw, coulomb = one.parameters, one.parameters.cross, 0.0, 0.0
+    for n, (i, j) in enumerate(one.topology.pairs):
+        r = np.linalg.norm(x[i] - x[j])
+        sixth = ((p.sigma[i] + p.sigma[j]) / 2 / r) ** 6
+        depth = 4 * np.sqrt(p.epsilon[i] * p.epsilon[j])
+        vdw += depth * (cross.pair_repulsion[n] * sixth**2 - cross.pair_dispersion[n] * sixth)
+        coulomb += cross.pair_coulomb[n] * COULOMB_CONSTANT * p.charge[i] * p.charge[j] / r
+    return vdw, coulomb
+
+
+def test_factors_of_pairs_are_delivered_and_proved(build_class2, tmp_path):
+    """System XML and JSON hold them, with the formula's energy; LAMMPS is left out, and it says why."""
+    one = _with_pairs(build_class2("CC(=O)NC"))
+    names = deliver(one, tmp_path / "x", FORMATS)
+    assert set(names) == {"ligand.sdf", "openmm_system.xml", "parameters.json", CHECK_FILE}
+    left_out = json.loads((tmp_path / "x" / CHECK_FILE).read_text())["left_out"]
+    assert "pairs of atoms" in left_out["ligand.in"]
+    assert "pairs of atoms" in left_out["ligand.data"]
+    x = build_reference(one).geometries[2]
+    report = compute_report(build_system(one.topology, one.parameters), x)
+    assert (report.vdw, report.coulomb) == pytest.approx(_slow_pairs(one, x), rel=1e-6)
+    again = read_parametrized_json((tmp_path / "x" / "parameters.json").read_text()).parameters.cross
+    document = json.loads((tmp_path / "x" / "parameters.json").read_text())
+    assert document["pairs"] == one.topology.pairs.tolist()
+    for name in PAIR_FACTORS:
+        assert np.array_equal(getattr(again, name), getattr(one.parameters.cross, name))
+
+
+@pytest.mark.parametrize("name", PAIR_FACTORS)
+def test_a_system_with_another_factor_is_refused(name, build_class2):
+    """One kind of factor a per cent off: another force field."""
+    one = _with_pairs(build_class2("CC(=O)NC"))
+    factors = 1.01 * getattr(one.parameters.cross, name)
+    wrong = replace(one.parameters, cross=replace(one.parameters.cross, **{name: factors}))
+    with pytest.raises(VerificationError, match=r"(vdw|coulomb) (energy|force)"):
+        check_system(build_reference(one), build_system(one.topology, wrong), file="file", reader="reader")
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0, -1.0, 1e6])
+def test_impossible_factors_are_refused(value, build_class2):
+    """A repulsion that attracts, or none: the pair is named."""
+    one = _with_pairs(build_class2("CC(=O)NC"))
+    bad = one.parameters.cross.pair_repulsion.copy()
+    bad[3] = value
+    parameters = replace(one.parameters, cross=replace(one.parameters.cross, pair_repulsion=bad))
+    with pytest.raises(ParametersError, match="pair_repulsion"):
+        check_parameters(one.topology, parameters, one.ligand.total_charge)
+
+
 def test_a_library_of_class_two_has_no_offxml(class2):
     """SMIRNOFF has no couplings: a sentence, not a file without them."""
     with pytest.raises(ExportError, match="class II"):
@@ -165,7 +225,7 @@ def test_lammps_itself_computes_every_term(class2, tmp_path):
     assert check.reports[1].cross == pytest.approx(reference.reports[1].cross, rel=1e-7)
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(CrossTerms)])
+@pytest.mark.parametrize("field", [name for name in CROSS_ROWS if name not in PAIR_FACTORS])
 def test_each_coupling_is_read_back_from_lammps(field, build_class2, tmp_path):
     """One kind of coupling a per mille off in the files is found by our reader, and by `lmp`."""
     one = build_class2("CC(=O)NC")
