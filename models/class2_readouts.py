@@ -26,6 +26,9 @@ COUPLING = 0.3
 TORSION_COUPLING = 5.0
 """kcal/mol per angstrom or radian: scale of what a dihedral does to a bond or an angle"""
 PAIR_WIDTH = 64
+CLASS1_FACTORS = (1.0, 1.0, 1.0)
+"""of Coulomb, r^-12 and r^-6 terms"""
+CLASS1_FACTORS_14 = (SCALE_14_COULOMB, SCALE_14_VDW, SCALE_14_VDW)
 PAIR_REACH = (0.7, 0.25, 1.5)
 """natural logarithms: how far the Coulomb energy, sigma and epsilon of a pair may be from class I's"""
 PAIR_REACH_14 = (1.5, 0.25, 1.5)
@@ -69,26 +72,27 @@ def _zero_head(n_in: int, n_out: int) -> nn.Sequential:
 class PairReadout(nn.Module):
     """Two atoms and the bonds between them -> factors of their Coulomb, r^-12 and r^-6 terms."""
 
-    factor_14: Tensor
+    class1: Tensor
+    reach: Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.atom = nn.Linear(width, PAIR_WIDTH)
         self.apart = nn.Embedding(FAR_APART + 1, PAIR_WIDTH)
         self.head = _zero_head(2 * PAIR_WIDTH, 3)
-        factor_14 = torch.tensor([SCALE_14_COULOMB, SCALE_14_VDW, SCALE_14_VDW], dtype=torch.float64)
-        self.register_buffer("factor_14", factor_14, persistent=False)
+        kinds = {"class1": (CLASS1_FACTORS, CLASS1_FACTORS_14), "reach": (PAIR_REACH, PAIR_REACH_14)}
+        for name, rows in kinds.items():
+            self.register_buffer(name, torch.tensor(rows, dtype=torch.float64), persistent=False)
 
     def forward(self, embedding: Tensor, pairs: Tensor, bonds: Tensor) -> Tensor:
         """embedding (n_atoms, width), pairs (n_pairs, 2), bonds between (n_pairs,) -> (n_pairs, 3)."""
         atoms = self.atom(embedding)
         one, other = (atoms.index_select(0, end) for end in pairs.unbind(1))
         met = nn.functional.silu(one + other + self.apart(bonds))
-        is_14 = (bonds == 3)[:, None]
         raw = torch.tanh(self.head(torch.cat([met, one * other], dim=1)))
-        reach = torch.where(is_14, raw.new_tensor(PAIR_REACH_14), raw.new_tensor(PAIR_REACH))
+        is_14 = (bonds == 3).long()
+        class1, reach = (kinds.to(raw.dtype).index_select(0, is_14) for kinds in (self.class1, self.reach))
         coulomb, sigma, depth = torch.exp(reach * raw).unbind(1)
-        class1 = torch.where(is_14, self.factor_14.to(raw.dtype), 1.0)
         sixth = sigma**6
         return class1 * torch.stack([coulomb, depth * sixth * sixth, depth * sixth], dim=1)
 

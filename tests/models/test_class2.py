@@ -1,13 +1,26 @@
 """The class II terms: against the formula written out row by row, and their derivatives against autograd."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
 from rdkit.Chem import rdDistGeom
 
 from models.class2 import cross_energy_and_gradient
-from models.terms import TorchCross, collate_cross, collate_indices, indices_from_topology
+from models.energy import energy_and_gradient, learned_energy_and_gradient
+from models.targets import nonbonded_of, with_pairs, without_pairs
+from models.terms import (
+    EnergyTerms,
+    TorchCross,
+    TorchParameters,
+    collate_cross,
+    collate_indices,
+    indices_from_topology,
+)
+from pipeline.export.openmm_system import build_system
 from pipeline.ligand import canonical_ligand, canonical_order, to_rdkit
+from pipeline.readback.energies import compute_forces, compute_report
 from pipeline.schema import PAIR_FACTORS, CrossTerms, MMParameters
 from pipeline.topology import build_topology, coupled_rows, restore_order
 
@@ -32,6 +45,22 @@ def random_cross(topology, rng):
 
 def random_rest(topology, rng):
     return rng.uniform(1.0, 1.6, len(topology.bonds)), rng.uniform(1.7, 2.1, len(topology.angles))
+
+
+def random_parameters(topology, rng):
+    rest, n_atoms = random_rest(topology, rng), topology.n_atoms
+    return MMParameters(
+        bond_k=rng.uniform(400, 900, len(topology.bonds)),
+        bond_length=rest[0],
+        angle_k=rng.uniform(50, 150, len(topology.angles)),
+        angle_theta=rest[1],
+        proper_k=rng.normal(size=(len(topology.propers), 6)),
+        improper_k=rng.normal(size=(len(topology.impropers), 2)),
+        charge=rng.normal(scale=0.3, size=n_atoms),
+        sigma=rng.uniform(1.0, 3.5, n_atoms),
+        epsilon=rng.uniform(0.05, 0.2, n_atoms),
+        cross=random_cross(topology, rng),
+    )
 
 
 def geometry(ligand, seed=3, spread=0.05):
@@ -151,23 +180,53 @@ def test_another_atom_order_changes_labels_only(seed, build_ligand):
     ligand = build_ligand("CC(O)C(=O)NC", rng.permutation(n_atoms))
     order = canonical_order(ligand)
     topology = build_topology(canonical_ligand(ligand))
-    rest, cross = random_rest(topology, rng), random_cross(topology, rng)
-    zeros = {name: np.zeros(topology.n_atoms) for name in ("charge", "sigma", "epsilon")}
-    parameters = MMParameters(
-        bond_k=np.ones(len(topology.bonds)),
-        bond_length=rest[0],
-        angle_k=np.ones(len(topology.angles)),
-        angle_theta=rest[1],
-        proper_k=np.zeros((len(topology.propers), 6)),
-        improper_k=np.zeros((len(topology.impropers), 2)),
-        cross=cross,
-        **zeros,
-    )
-    x = geometry(ligand)
+    parameters, x = random_parameters(topology, rng), geometry(ligand)
     restored, relabelled = restore_order(topology, parameters, order)
-    before, _ = compute(topology, rest, cross, x[order])
-    after, _ = compute(restored, (relabelled.bond_length, relabelled.angle_theta), relabelled.cross, x)
-    assert after.item() == pytest.approx(before.item(), rel=1e-9)
+    before, after = (
+        energy_and_gradient(
+            indices_from_topology(rows), TorchParameters.from_mm(values), torch.tensor(coords)[:, None]
+        )[0]
+        for rows, values, coords in ((topology, parameters, x[order]), (restored, relabelled, x))
+    )
+    for term in ("cross", "vdw", "coulomb", "total"):
+        assert getattr(after, term).item() == pytest.approx(getattr(before, term).item(), rel=1e-9), term
+
+
+@pytest.mark.parametrize("smiles", MOLECULES)
+def test_every_term_and_force_equals_openmm(smiles, build_ligand):
+    """Factors of pairs are other sigmas and epsilons there: equal to the Reference platform's rounding."""
+    rng = np.random.default_rng(11)
+    ligand = build_ligand(smiles)
+    topology = build_topology(ligand)
+    parameters, x = random_parameters(topology, rng), geometry(ligand)
+    terms, gradient = energy_and_gradient(
+        indices_from_topology(topology), TorchParameters.from_mm(parameters), torch.tensor(x)[:, None]
+    )
+    system = build_system(topology, parameters)
+    report = compute_report(system, x)
+    for field in fields(EnergyTerms):
+        have, want = getattr(terms, field.name).item(), getattr(report, field.name)
+        assert have == pytest.approx(want, rel=1e-5, abs=1e-6), field.name
+    forces = compute_forces(system, x)
+    np.testing.assert_allclose(-gradient[:, 0].numpy(), forces, rtol=1e-5, atol=1e-3)
+
+
+def test_what_is_learned_and_class1s_nonbonded_part_are_the_whole(build_ligand):
+    """Training takes the nonbonded part of class I out of the QM: the factors count from there."""
+    rng = np.random.default_rng(12)
+    ligand = build_ligand("CC(=O)NC")
+    topology = build_topology(ligand)
+    indices = indices_from_topology(topology)
+    parameters = TorchParameters.from_mm(random_parameters(topology, rng))
+    coords = torch.tensor(geometry(ligand))[:, None]
+    nonbonded = (parameters.charge, parameters.sigma, parameters.epsilon)
+    fixed, fixed_gradient = nonbonded_of(indices, nonbonded, coords)
+    learned, gradient = learned_energy_and_gradient(with_pairs(without_pairs(indices)), parameters, coords)
+    whole, whole_gradient = energy_and_gradient(indices, parameters, coords)
+    assert learned.vdw.abs().item() > 0.1
+    assert learned.coulomb.abs().item() > 0.1
+    torch.testing.assert_close(learned.total + fixed, whole.total, rtol=1e-12, atol=1e-10)
+    torch.testing.assert_close(gradient + fixed_gradient, whole_gradient, rtol=1e-10, atol=1e-10)
 
 
 def test_coupled_rows_of_water_and_methanol(build_ligand):

@@ -5,10 +5,12 @@ import dataclasses
 import numpy as np
 import openmm
 import pytest
+import torch
 
 from models.charges import ChargeEnsemble, ChargeNetwork
 from models.domain import Domain
 from models.finetune import fine_tune, is_improvement
+from models.network import ValenceEnsemble, ValenceNetwork
 from models.predict import Predictor
 from models.readouts import CLASS1_NAMES
 from models.weights import Model
@@ -68,6 +70,30 @@ def test_fine_tuning_learns_what_it_is_shown(build_ligand, model):
         assert fit.force_rmse_after < 0.5 * fit.force_rmse_before
         assert fit.energy_rmse_after < 0.5 * fit.energy_rmse_before
         assert (fit.n_train, fit.n_held_out) == (6, 2)
+
+
+def test_class2_learns_factors_of_pairs(build_ligand):
+    """Truth that differs in the nonbonded pairs alone, by more than the springs could hide."""
+    torch.manual_seed(3)
+    network = ValenceNetwork(16, 2, form="class2", pairs=True)
+    model = dataclasses.replace(untrained_model(), class2=ValenceEnsemble([network]).double().eval())
+    predictor = Predictor(model, "class2")
+    found = []
+    for reference in references(build_ligand, 12):
+        parameters = predictor.predict(reference.ligand, reference.topology)
+        cross = parameters.cross
+        changed = dataclasses.replace(
+            cross, pair_repulsion=0.5 * cross.pair_repulsion, pair_dispersion=0.5 * cross.pair_dispersion
+        )
+        system = build_system(reference.topology, dataclasses.replace(parameters, cross=changed))
+        records = tuple(_record(system, one.coords, one.spec) for one in reference.records)
+        found.append(dataclasses.replace(reference, records=records))
+    settings = FineTuneSettings(steps=200, learning_rate=2e-3, pull=0.0)
+    for fit, reference in zip(fine_tune(predictor, found, settings), found, strict=True):
+        assert fit.kept == "fine-tuned"
+        assert fit.force_rmse_after < 0.5 * fit.force_rmse_before
+        shipped = predictor.predict(reference.ligand, reference.topology).cross
+        assert np.median(fit.parameters.cross.pair_repulsion / shipped.pair_repulsion) < 0.9
 
 
 def test_no_steps_keep_the_shipped_parameters(build_ligand, model):
