@@ -73,8 +73,12 @@ def n_jobs(settings: Settings) -> int:
 
 
 def identity_of(request: Request) -> dict[str, Any]:
-    """All that decides a run's results besides its library; what run.json says and a second run compares."""
+    """All that decides a run's results besides its library; what run.json says and a second run compares.
+
+    Raises SettingsError for formats asked for by name that cannot hold what this model gives.
+    """
     predictor = predictor_of(request.settings.model, request.settings.form)
+    request.settings.check_pairs(has_pairs=predictor.has_pairs)
     settings = request.settings.model_dump(mode="json", exclude=_NOT_DECISIVE)
     if request.command == "assign":  # it computes no QM and tunes nothing
         settings = {

@@ -88,7 +88,7 @@ def fine_tune(
     if not references:
         return []
     ligands = [(reference.ligand, reference.topology) for reference in references]
-    batch, indices = build_batch(ligands, pairs=predictor.valence.has_pairs)
+    batch, indices = build_batch(ligands, pairs=predictor.has_pairs)
     with torch.no_grad():
         embedding = predictor.valence.encoder(batch)
         predicted = predictor.predict_charges(batch).split([topology.n_atoms for _, topology in ligands])

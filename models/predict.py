@@ -57,6 +57,8 @@ class Predictor:
     def __init__(self, model: Model, form: Form = "class1") -> None:
         self.model = model
         self.valence = model.valence_of(form)
+        self.has_pairs = self.valence.has_pairs
+        """whether nonbonded pairs get factors of their own"""
         self.n_layers, self.reads_pi = model.n_layers, model.reads_pi
         self.others = [one for one in model.ensembles if one is not self.valence and model.domain]
         self.name = model.name if form == "class1" else f"{model.name} {form}"
@@ -76,7 +78,7 @@ class Predictor:
         """Do the same for several ligands in one pass of the network."""
         graphs = [build_graph(ligand, pi=self.reads_pi) for ligand, _ in ligands]
         topologies = [topology for _, topology in ligands]
-        batch, indices = collate(graphs, topologies, pairs=self.valence.has_pairs)
+        batch, indices = collate(graphs, topologies, pairs=self.has_pairs)
         shared = share(batch, indices, self.n_layers)
         members = [shared.of_rows(one) for one in self.valence.each(shared.batch, shared.indices)]
         sizes = [topology.n_atoms for topology in topologies]

@@ -28,6 +28,9 @@ Form = Literal["class1", "class2"]
 CLASS2_FORMATS = ("openmm", "lammps")
 """formats that hold what class II adds"""
 
+PAIR_FORMATS = ("openmm",)
+"""of these, formats that hold factors of nonbonded pairs too"""
+
 CLASS2_LACKS = {
     "offxml": "cubic bond",
     "offxml-constrained": "cubic bond",
@@ -200,6 +203,11 @@ class ExportSettings(_Settings):
         swap = {"offxml": "offxml-constrained"} if self.constraints else {}
         return tuple(swap.get(name, name) for name in self.formats)
 
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The formats, where they were chosen: not all that there are."""
+        return () if self.formats == type(self)().formats else self.formats
+
 
 class NotifySettings(_Settings):
     """Whom to tell about a run; see `flows.notify`."""
@@ -233,14 +241,22 @@ class Settings(_Settings):
     @model_validator(mode="after")
     def _class2_has_few_formats(self) -> Self:
         """Refuse a choice of formats that have no class II terms; of all formats those are left out."""
-        chosen = self.export.formats if self.export.formats != ExportSettings().formats else ()
-        refused = [name for name in chosen if name not in CLASS2_FORMATS]
+        refused = [name for name in self.export.chosen if name not in CLASS2_FORMATS]
         if self.form == "class2" and refused:
             raise ValueError(
                 f"form class2: {'; '.join(f'{name} has no {CLASS2_LACKS[name]} term' for name in refused)}; "
                 f"ask for {', '.join(CLASS2_FORMATS)} or leave the formats to us"
             )
         return self
+
+    def check_pairs(self, *, has_pairs: bool) -> None:
+        """Refuse a choice of formats that cannot hold terms of pairs of atoms, if the model gives such."""
+        refused = [name for name in self.export.chosen if name not in PAIR_FORMATS]
+        if has_pairs and refused:
+            raise SettingsError(
+                f"form {self.form} of this model: {', '.join(refused)} cannot give pairs of atoms a sigma, "
+                f"an epsilon and a Coulomb factor; ask for {', '.join(PAIR_FORMATS)}, or name no formats"
+            )
 
 
 _IN_WORDS = {

@@ -216,6 +216,15 @@ def test_formats_asked_for_by_name_that_cannot_hold_it_are_a_settings_error():
     assert build_settings({"form": "class2", "export": {"formats": ["openmm", "lammps"]}}).form == "class2"
 
 
+def test_lammps_asked_for_by_name_is_refused_if_the_model_gives_factors_of_pairs():
+    """Not if there are none, nor among all formats, of which it is left out."""
+    by_name = build_settings({"form": "class2", "export": {"formats": ["openmm", "lammps"]}})
+    by_name.check_pairs(has_pairs=False)
+    build_settings({"form": "class2"}).check_pairs(has_pairs=True)
+    with pytest.raises(SettingsError, match="lammps cannot give pairs of atoms a sigma"):
+        by_name.check_pairs(has_pairs=True)
+
+
 @pytest.mark.skipif(which(PROGRAM) is None, reason=f"{PROGRAM} is not installed")
 def test_lammps_itself_computes_every_term(class2, tmp_path):
     """`lmp` from the delivered files: each term, the couplings as one, within the product's tolerance."""
