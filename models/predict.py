@@ -22,15 +22,7 @@ from models.sharing import ROWS_OF, share
 from models.terms import MMIndices, TorchCross, collate_indices, indices_from_topology
 from models.weights import Model, load_model
 from pipeline.ligand import to_rdkit
-from pipeline.schema import (
-    CROSS_ROWS,
-    PAIR_FACTORS,
-    Confidence,
-    FloatArray,
-    Ligand,
-    MMParameters,
-    Topology,
-)
+from pipeline.schema import Confidence, FloatArray, Ligand, MMParameters, Topology
 from pipeline.settings import Form
 from pipeline.topology import linear_centres
 from pipeline.vdw import assign_vdw
@@ -179,14 +171,9 @@ def split_valence(valence: ValenceParameters, topologies: Sequence[Topology]) ->
     parts = {name: cut(getattr(valence, name), ROWS_OF[name.split("_")[0]]) for name in CLASS1_NAMES}
     crosses: list[TorchCross | None] = [None] * len(topologies)
     if valence.cross is not None:
-        pieces = {
-            name: cut(getattr(valence.cross, name), rows)
-            for name, rows in CROSS_ROWS.items()
-            if name not in PAIR_FACTORS or valence.cross.has_pairs
-        }
-        if not valence.cross.has_pairs:
-            pieces |= {name: [getattr(valence.cross, name)] * len(topologies) for name in PAIR_FACTORS}
-        crosses = [TorchCross(**{n: p[i] for n, p in pieces.items()}) for i in range(len(topologies))]
+        whole = valence.cross
+        pieces = {name: cut(getattr(whole, name), rows) for name, rows in whole.rows.items()}
+        crosses = [replace(whole, **{n: p[i] for n, p in pieces.items()}) for i in range(len(topologies))]
     return [
         ValenceParameters(**{n: p[i] for n, p in parts.items()}, cross=cross)
         for i, cross in enumerate(crosses)

@@ -17,7 +17,7 @@ from torch import Tensor
 from models.graph import GraphBatch
 from models.readouts import CLASS1_NAMES, ValenceParameters
 from models.terms import MMIndices, TorchCross
-from pipeline.schema import CROSS_ROWS, PAIR_FACTORS, IntArray
+from pipeline.schema import IntArray
 
 ROWS_OF = {"bond": "bonds", "angle": "angles", "proper": "propers", "improper": "impropers"}
 """the rows of a topology beside which a class I parameter stands, by the first word of its name"""
@@ -56,16 +56,12 @@ class Shared:
 
     def _cross(self, cross: TorchCross) -> TorchCross:
         terms = {
-            name: getattr(cross, name).index_select(0, self.rows[rows])
-            for name, rows in CROSS_ROWS.items()
-            if name not in PAIR_FACTORS or cross.has_pairs
+            name: getattr(cross, name).index_select(0, self.rows[rows]) for name, rows in cross.rows.items()
         }
-        if not cross.has_pairs:
-            terms |= {name: getattr(cross, name) for name in PAIR_FACTORS}
         for name in BY_END:
-            values, turned = terms[name], self.turned[CROSS_ROWS[name]]
+            values, turned = terms[name], self.turned[cross.rows[name]]
             terms[name] = torch.where(turned.reshape(-1, *[1] * (values.dim() - 1)), values.flip(1), values)
-        return TorchCross(**terms)
+        return replace(cross, **terms)
 
 
 def share(batch: GraphBatch, indices: MMIndices, n_layers: int) -> Shared:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.schema import CrossTerms, IntArray, MMParameters, Topology
+from pipeline.schema import CrossTerms, IntArray, MMParameters, Topology, rows_of_terms
 from pipeline.topology import coupled_rows
 
 SCALE_14_VDW = 0.5
@@ -116,6 +116,11 @@ class TorchCross(_TensorFields):
     def has_pairs(self) -> bool:
         """Whether there are factors of the nonbonded pairs."""
         return len(self.pair_coulomb) > 0
+
+    @property
+    def rows(self) -> dict[str, str]:
+        """As in CrossTerms."""
+        return rows_of_terms(has_pairs=self.has_pairs)
 
     @classmethod
     def from_cross(cls, cross: CrossTerms, dtype: torch.dtype = torch.float64) -> Self:

@@ -9,7 +9,7 @@ from rdkit import Chem
 
 from pipeline.atoms import atoms_of, bonds_of
 from pipeline.ligand import to_rdkit
-from pipeline.schema import CROSS_ROWS, PAIR_FACTORS, CrossTerms, IntArray, Ligand, MMParameters, Topology
+from pipeline.schema import CrossTerms, IntArray, Ligand, MMParameters, Topology
 
 IMPROPER_CENTRES = frozenset({6, 7})
 """Three-coordinate carbon and nitrogen get an improper; pyramidal P and S are held by their angles."""
@@ -142,8 +142,9 @@ def _restored_cross(
     bond_angle = np.where(angle_turned[:, None], cross.bond_angle[:, ::-1], cross.bond_angle)
     angle_torsion = np.where(proper_turned[:, None, None], cross.angle_torsion[:, ::-1], cross.angle_torsion)
     turned = dataclasses.replace(cross, bond_angle=bond_angle, angle_torsion=angle_torsion)
-    names = [name for name in CROSS_ROWS if name not in PAIR_FACTORS or cross.has_pairs]
-    return CrossTerms(**{name: getattr(turned, name)[sources[CROSS_ROWS[name]]] for name in names})
+    return dataclasses.replace(
+        turned, **{name: getattr(turned, name)[sources[rows]] for name, rows in cross.rows.items()}
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -20,6 +20,7 @@ from pipeline.schema.force_field import (
     EnergyReport,
     MMParameters,
     Parametrized,
+    rows_of_terms,
 )
 from pipeline.schema.ligand import (
     FAR_APART,
@@ -61,4 +62,5 @@ __all__ = (
     "Reference",
     "Topology",
     "pairs_apart",
+    "rows_of_terms",
 )

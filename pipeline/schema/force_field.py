@@ -38,6 +38,11 @@ PAIR_FACTORS = tuple(name for name, rows in CROSS_ROWS.items() if rows == "pairs
 """the terms that may be missing: the factors of nonbonded pairs"""
 
 
+def rows_of_terms(*, has_pairs: bool) -> dict[str, str]:
+    """CROSS_ROWS, with or without the factors of pairs."""
+    return {name: rows for name, rows in CROSS_ROWS.items() if has_pairs or name not in PAIR_FACTORS}
+
+
 def _no_rows() -> FloatArray:
     return np.zeros(0)
 
@@ -102,6 +107,11 @@ class CrossTerms:
     def has_pairs(self) -> bool:
         """Whether there are factors of the nonbonded pairs."""
         return len(self.pair_coulomb) > 0
+
+    @property
+    def rows(self) -> dict[str, str]:
+        """Names of the terms that there are, and of the rows of a Topology beside which they stand."""
+        return rows_of_terms(has_pairs=self.has_pairs)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -237,9 +247,8 @@ class Parametrized:
         ):
             _check_rows(name, have, want)
         if parameters.cross is not None:
-            for name, rows in CROSS_ROWS.items():
-                if name not in PAIR_FACTORS or parameters.cross.has_pairs:
-                    _check_rows(name, getattr(parameters.cross, name), getattr(topology, rows))
+            for name, rows in parameters.cross.rows.items():
+                _check_rows(name, getattr(parameters.cross, name), getattr(topology, rows))
 
 
 def _check_rows(name: str, have: FloatArray, want: IntArray) -> None:
