@@ -92,7 +92,8 @@ def draw_batch(
 ) -> TrainingBatch:
     """Draw up to `max_confs` points of every row; rows with fewer are padded with their first point.
 
-    `pairs`: with the nonbonded pairs, of which networks of a class II form may give factors.
+    `pairs`: with the nonbonded pairs, of which networks of a class II form may give factors. They are listed
+    anew from the bonds: kept in all rows of a full training they would fill a gigabyte.
     """
     n_confs = min(max_confs, max(row.n_points for row in rows))
     coords, energy, gradient, is_used, soft = [], [], [], [], []

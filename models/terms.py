@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.schema import CrossTerms, IntArray, MMParameters, Topology, rows_of_terms
+from pipeline.schema import CrossTerms, IntArray, MMParameters, PairsOrNone, Topology
 from pipeline.topology import coupled_rows
 
 SCALE_14_VDW = 0.5
@@ -96,7 +96,7 @@ _OF_PAIRS = ("pair_scale_vdw", "pair_scale_coulomb", "pair_bonds")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TorchCross(_TensorFields):
+class TorchCross(_TensorFields, PairsOrNone):
     """`pipeline.schema.CrossTerms` as tensors: same names, shapes and units, rows beside MMIndices."""
 
     bond_k3: Tensor
@@ -111,16 +111,6 @@ class TorchCross(_TensorFields):
     pair_coulomb: Tensor
     pair_repulsion: Tensor
     pair_dispersion: Tensor
-
-    @property
-    def has_pairs(self) -> bool:
-        """Whether there are factors of the nonbonded pairs."""
-        return len(self.pair_coulomb) > 0
-
-    @property
-    def rows(self) -> dict[str, str]:
-        """As in CrossTerms."""
-        return rows_of_terms(has_pairs=self.has_pairs)
 
     @classmethod
     def from_cross(cls, cross: CrossTerms, dtype: torch.dtype = torch.float64) -> Self:

@@ -45,7 +45,7 @@ from pipeline.readback.lammps import check_lammps
 from pipeline.readback.leap import check_frcmod
 from pipeline.readback.openff import check_offxml_in_openff
 from pipeline.schema import Ligand, MMParameters, Parametrized
-from pipeline.settings import CLASS2_LACKS, CheckDepth, ExportSettings
+from pipeline.settings import CLASS2_LACKS, PAIR_TERM, CheckDepth, ExportSettings
 from pipeline.shortcuts import shortcuts
 from pipeline.topology import build_topology
 from pipeline.units import AMBER_CHARGE_FACTOR, COULOMB_CONSTANT
@@ -84,6 +84,8 @@ class FileKind:
     needs_coords: bool = False
     holds_cross: bool = False
     """whether the format has anharmonic and coupled terms"""
+    holds_pairs: bool = True
+    """of those that have: whether it has `pipeline.settings.PAIR_TERM` too"""
     may_refuse: bool = False
     """whether its ExportError is only noted in `check.json`, and the ligand delivered without it"""
 
@@ -156,7 +158,7 @@ FILES = (
         engine=lammps_engine.PROGRAM,
         needs_coords=True,
         holds_cross=True,
-        may_refuse=True,
+        holds_pairs=False,
     ),
     FileKind(
         name="ligand.data",
@@ -164,7 +166,7 @@ FILES = (
         write=write_lammps_data,
         needs_coords=True,
         holds_cross=True,
-        may_refuse=True,
+        holds_pairs=False,
     ),
     FileKind(
         name="parameters.json",
@@ -279,9 +281,12 @@ def _write(kind: FileKind, parametrized: Parametrized, folder: Path) -> str:
     """Write one file; give the reason where it is left out, else nothing."""
     if kind.needs_coords and parametrized.coords is None:
         return "the ligand has no coordinates"
-    if parametrized.parameters.cross is not None and not kind.holds_cross:
+    cross = parametrized.parameters.cross
+    if cross is not None and not kind.holds_cross:
         lacking = CLASS2_LACKS.get(kind.format, "bond-bond")
         return f"{kind.name}: the format has no {lacking} term, which this class II force field has"
+    if cross is not None and cross.has_pairs and not kind.holds_pairs:
+        return f"{kind.name}: the format has no {PAIR_TERM}, which this class II force field has"
     try:
         text = kind.write(parametrized)
     except ExportError as error:

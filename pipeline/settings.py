@@ -30,6 +30,9 @@ CLASS2_FORMATS = ("openmm", "lammps")
 
 PAIR_FORMATS = ("openmm",)
 """of these, formats that hold factors of nonbonded pairs too"""
+PAIR_TERM = "sigma, epsilon and Coulomb factor of a pair of atoms"
+"""what the others of these lack: LAMMPS' bond style `special` scales both Lennard-Jones terms alike, and not
+beside long-range Coulomb"""
 
 CLASS2_LACKS = {
     "offxml": "cubic bond",
@@ -254,8 +257,8 @@ class Settings(_Settings):
         refused = [name for name in self.export.chosen if name not in PAIR_FORMATS]
         if has_pairs and refused:
             raise SettingsError(
-                f"form {self.form} of this model: {', '.join(refused)} cannot give pairs of atoms a sigma, "
-                f"an epsilon and a Coulomb factor; ask for {', '.join(PAIR_FORMATS)}, or name no formats"
+                f"form {self.form} of this model: {', '.join(refused)} has no {PAIR_TERM}; "
+                f"ask for {', '.join(PAIR_FORMATS)} or leave the formats to us"
             )
 
 

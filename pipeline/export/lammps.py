@@ -51,7 +51,6 @@ def write_lammps_data(parametrized: Parametrized) -> str:
     """Write box, masses, coefficients, atoms and bonded terms; twelve digits, angstrom, kcal/mol, degrees."""
     if parametrized.coords is None:
         raise ExportError(f"{parametrized.ligand.name}: no coordinates, so no LAMMPS data file")
-    _refuse_pairs(parametrized)
     types, type_of_atom = list_atom_types(parametrized.topology, parametrized.parameters)
     pair_coefficients = [f"{_number(kind.epsilon)} {_number(kind.sigma)}  # {kind.symbol}" for kind in types]
     terms = _bonded_terms(parametrized)
@@ -78,22 +77,11 @@ def write_lammps_data(parametrized: Parametrized) -> str:
 
 def write_lammps_input(parametrized: Parametrized) -> str:
     """Write a script that sets the styles, reads the data file and computes the energy term by term."""
-    _refuse_pairs(parametrized)
     facts = [("ligand", parametrized.ligand.name), ("id", parametrized.id), *parametrized.provenance]
     head = [ascii_title(f"# {key}: {value}", 160) for key, value in facts]
     # An ampersand at the end would continue the line.
     head = ["# written by parmflow", *(line.rstrip("&") for line in head)]
     return "\n".join(head) + _script(_styles(parametrized))
-
-
-def _refuse_pairs(parametrized: Parametrized) -> None:
-    """LAMMPS' bond style `special` scales both Lennard-Jones terms of a pair alike, and not under kspace."""
-    cross = parametrized.parameters.cross
-    if cross is not None and cross.has_pairs:
-        raise ExportError(
-            "LAMMPS has no style for pairs of atoms with sigma, epsilon and Coulomb factor of their own, "
-            "which this class II force field has"
-        )
 
 
 _STYLES = {"bond": "harmonic", "angle": "harmonic", "dihedral": "harmonic", "improper": "cvff"}

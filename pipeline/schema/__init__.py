@@ -19,8 +19,8 @@ from pipeline.schema.force_field import (
     CrossTerms,
     EnergyReport,
     MMParameters,
+    PairsOrNone,
     Parametrized,
-    rows_of_terms,
 )
 from pipeline.schema.ligand import (
     FAR_APART,
@@ -55,6 +55,7 @@ __all__ = (
     "IntArray",
     "Ligand",
     "MMParameters",
+    "PairsOrNone",
     "Parametrized",
     "QMRecord",
     "QMSpec",
@@ -62,5 +63,4 @@ __all__ = (
     "Reference",
     "Topology",
     "pairs_apart",
-    "rows_of_terms",
 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -38,17 +39,28 @@ PAIR_FACTORS = tuple(name for name, rows in CROSS_ROWS.items() if rows == "pairs
 """the terms that may be missing: the factors of nonbonded pairs"""
 
 
-def rows_of_terms(*, has_pairs: bool) -> dict[str, str]:
-    """CROSS_ROWS, with or without the factors of pairs."""
-    return {name: rows for name, rows in CROSS_ROWS.items() if has_pairs or name not in PAIR_FACTORS}
-
-
 def _no_rows() -> FloatArray:
     return np.zeros(0)
 
 
+class PairsOrNone:
+    """Class II terms as arrays or tensors, with or without the factors of nonbonded pairs."""
+
+    pair_coulomb: Any
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether there are factors of the nonbonded pairs."""
+        return len(self.pair_coulomb) > 0
+
+    @property
+    def rows(self) -> dict[str, str]:
+        """Names of the terms that there are, and of the rows of a Topology beside which they stand."""
+        return {name: rows for name, rows in CROSS_ROWS.items() if self.has_pairs or name not in PAIR_FACTORS}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CrossTerms:
+class CrossTerms(PairsOrNone):
     """What class II adds: anharmonicity and couplings, row by row beside the Topology.
 
     E = sum_bonds bond_k3 (r - l)^3 + bond_k4 (r - l)^4
@@ -102,16 +114,6 @@ class CrossTerms:
         freeze(self, "angle_torsion", np.float64, (None, 2, N_CROSS_PERIODICITIES))
         for name in PAIR_FACTORS:
             freeze(self, name, np.float64, (None,))
-
-    @property
-    def has_pairs(self) -> bool:
-        """Whether there are factors of the nonbonded pairs."""
-        return len(self.pair_coulomb) > 0
-
-    @property
-    def rows(self) -> dict[str, str]:
-        """Names of the terms that there are, and of the rows of a Topology beside which they stand."""
-        return rows_of_terms(has_pairs=self.has_pairs)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -159,8 +159,8 @@ def test_factors_of_pairs_are_delivered_and_proved(build_class2, tmp_path):
     names = deliver(one, tmp_path / "x", FORMATS)
     assert set(names) == {"ligand.sdf", "openmm_system.xml", "parameters.json", CHECK_FILE}
     left_out = json.loads((tmp_path / "x" / CHECK_FILE).read_text())["left_out"]
-    assert "pairs of atoms" in left_out["ligand.in"]
-    assert "pairs of atoms" in left_out["ligand.data"]
+    for name in ("ligand.in", "ligand.data"):
+        assert f"{name}: the format has no sigma, epsilon and Coulomb factor of a pair" in left_out[name]
     x = build_reference(one).geometries[2]
     report = compute_report(build_system(one.topology, one.parameters), x)
     assert (report.vdw, report.coulomb) == pytest.approx(_slow_pairs(one, x), rel=1e-6)
@@ -169,6 +169,14 @@ def test_factors_of_pairs_are_delivered_and_proved(build_class2, tmp_path):
     assert document["pairs"] == one.topology.pairs.tolist()
     for name in PAIR_FACTORS:
         assert np.array_equal(getattr(again, name), getattr(one.parameters.cross, name))
+
+
+def test_lammps_files_written_all_the_same_are_refused(build_class2, tmp_path):
+    """They have the nonbonded terms of class I, and are found out by them."""
+    one = _with_pairs(build_class2("CC(=O)NC"))
+    _write_lammps(one, tmp_path)
+    with pytest.raises(VerificationError, match=r"(vdw|coulomb) energy"):
+        check_lammps(tmp_path / "ligand.in", build_reference(one))
 
 
 @pytest.mark.parametrize("name", PAIR_FACTORS)
@@ -221,7 +229,7 @@ def test_lammps_asked_for_by_name_is_refused_if_the_model_gives_factors_of_pairs
     by_name = build_settings({"form": "class2", "export": {"formats": ["openmm", "lammps"]}})
     by_name.check_pairs(has_pairs=False)
     build_settings({"form": "class2"}).check_pairs(has_pairs=True)
-    with pytest.raises(SettingsError, match="lammps cannot give pairs of atoms a sigma"):
+    with pytest.raises(SettingsError, match="lammps has no sigma, epsilon and Coulomb factor of a pair"):
         by_name.check_pairs(has_pairs=True)
 
 
