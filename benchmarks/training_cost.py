@@ -21,6 +21,7 @@ from models.config import read_config
 from models.network import ValenceNetwork
 from models.training.optimise import run_stage
 from models.training.rows import prepare_rows, sage_labeller
+from models.training.steps import Step
 from models.training.train_valence import qm_stage
 from models.weights import load_model
 
@@ -81,8 +82,9 @@ def measure(n_rows: int) -> Cost:
         at.append(time.process_time())
         size = stage.network
         model = ValenceNetwork(size.width, size.n_layers, size.dropout, pi=size.pi)
-        work = qm_stage("cost", config, model, rows, lambda _: {"none": 0.0}, max_confs=stage.max_confs)
         once = stage.schedule.model_copy(update={"epochs": 1})
+        step = Step(name="cost", form="class1", schedule=once, n_members=1, max_confs=stage.max_confs)
+        work = qm_stage(step, config, model, rows, lambda _: {"none": 0.0})
         run_stage(work, once, seed=0, folder=Path(name), report=print)
         at.append(time.process_time())
     return Cost(

@@ -115,6 +115,10 @@ class Round(_Config):
     """molecules of which a minimum that was left in these relaxations is visited"""
     scans: int = Field(default=0, ge=0)
     """torsion profiles that are scanned; where the scan ends it has the energies of the profile"""
+    visit_share: float = Field(default=1.0, ge=0, le=1)
+    """share of the cheap level's rows, also those of rounds before, that an epoch of this round sees"""
+    energy_weight: float = Field(default=1.0, gt=0)
+    """what errors of energies count in this round, of all rows; those of gradients count 1"""
     schedule: ScheduleConfig
     max_confs: int | None = Field(default=None, ge=2)
     """conformers drawn per row and epoch; None: as before the rounds"""

@@ -29,6 +29,8 @@ TORSION_SCALE = 0.5
 class TrainingRow:
     """One molecule in one group of QM points, ready for the loss."""
 
+    source: str
+    """of the points, as in the table"""
     graph: MolecularGraph
     indices: MMIndices
     """without nonbonded pairs: their energy is already in the targets"""
@@ -131,7 +133,9 @@ def qm_errors(valence: ValenceParameters, batch: TrainingBatch) -> tuple[Tensor,
     return (difference - mean) * batch.is_used, (gradient - batch.gradient) * known[:, :, None]
 
 
-def valence_loss(valence: ValenceParameters, batch: TrainingBatch, config: ValenceStage) -> Tensor:
+def valence_loss(
+    valence: ValenceParameters, batch: TrainingBatch, config: ValenceStage, *, energy_weight: float = 1.0
+) -> Tensor:
     """Huber loss of energies and gradients, every molecule the same weight, plus the torsion penalty."""
     energy_error, gradient_error = qm_errors(valence, batch)
     n_used = batch.is_used.sum(dim=1)
@@ -142,7 +146,7 @@ def valence_loss(valence: ValenceParameters, batch: TrainingBatch, config: Valen
     gradient = (by_molecule / n_components).sum() / batch.has_gradient.sum().clamp(min=1.0)
     penalty = valence.proper_k.square().sum(dim=1).mean() + valence.improper_k.square().sum(dim=1).mean()
     soft = config.soft_weight * soft_cost(gradient_error, batch, config.soft_huber)
-    return energy.mean() + gradient + soft + config.torsion_penalty * penalty
+    return energy_weight * energy.mean() + gradient + soft + config.torsion_penalty * penalty
 
 
 def soft_cost(gradient_error: Tensor, batch: TrainingBatch, bend: float) -> Tensor:

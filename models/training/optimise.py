@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,8 @@ class Stage:
     """indices of a mini-batch's examples and a seeded generator -> scalar loss"""
     score: Callable[[], dict[str, float]]
     """figures on held-out data; the first is the one that selects, smaller is better"""
+    shares: np.ndarray | None = None
+    """(n_examples,) chance of each to be seen in an epoch, drawn anew for every epoch; None: all are seen"""
 
 
 def run_stage(stage: Stage, schedule: ScheduleConfig, *, seed: int, folder: Path, report: Report) -> None:
@@ -41,7 +43,6 @@ def run_stage(stage: Stage, schedule: ScheduleConfig, *, seed: int, folder: Path
     optimiser = torch.optim.AdamW(
         stage.model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
     )
-    n_batches = math.ceil(stage.n_examples / schedule.batch_molecules)
     state = _Progress(stage, optimiser, folder / stage.name, keep=schedule.keep)
     for epoch in range(state.epoch, schedule.epochs):
         started = time.monotonic()
@@ -49,8 +50,9 @@ def run_stage(stage: Stage, schedule: ScheduleConfig, *, seed: int, folder: Path
         torch.manual_seed(int(np.random.default_rng([seed, epoch, 1]).integers(2**62)))
         stage.model.train()
         losses = []
-        for number, batch in enumerate(_batches(stage.n_examples, schedule.batch_molecules, generator)):
-            _set_learning_rate(optimiser, schedule, epoch + number / n_batches)
+        batches = _batches(stage, schedule.batch_molecules, generator)
+        for number, batch in enumerate(batches):
+            _set_learning_rate(optimiser, schedule, epoch + number / len(batches))
             optimiser.zero_grad(set_to_none=True)
             loss = stage.loss(batch, generator)
             loss.backward()
@@ -63,7 +65,7 @@ def run_stage(stage: Stage, schedule: ScheduleConfig, *, seed: int, folder: Path
         figures = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
         seconds = time.monotonic() - started
         epoch_of = f"{stage.name} {epoch + 1}/{schedule.epochs}"
-        skipped = f"  {n_batches - len(losses)} batches skipped" if len(losses) < n_batches else ""
+        skipped = f"  {len(batches) - len(losses)} batches skipped" if len(losses) < len(batches) else ""
         mean_loss = sum(losses) / len(losses) if losses else math.nan
         report(f"{epoch_of}  loss {mean_loss:.4f}  {figures}  {seconds:.0f} s{skipped}")
     state.restore_best()
@@ -75,10 +77,11 @@ def is_trained(folder: Path, stage: str, schedule: ScheduleConfig) -> bool:
     return progress.exists() and int(json.loads(progress.read_text())["epoch"]) >= schedule.epochs
 
 
-def _batches(n_examples: int, size: int, generator: np.random.Generator) -> Iterator[list[int]]:
-    order = generator.permutation(n_examples)
-    for start in range(0, n_examples, size):
-        yield order[start : start + size].tolist()
+def _batches(stage: Stage, size: int, generator: np.random.Generator) -> list[list[int]]:
+    order = generator.permutation(stage.n_examples)
+    if stage.shares is not None and stage.shares.min() < 1.0:
+        order = order[generator.random(len(order)) < stage.shares[order]]
+    return [order[start : start + size].tolist() for start in range(0, len(order), size)]
 
 
 def _set_learning_rate(optimiser: torch.optim.Optimizer, schedule: ScheduleConfig, epoch: float) -> None:

@@ -84,6 +84,7 @@ def prepare_row(
     if target is not None and config.soft_modes and config.soft_weight:
         soft = soft_projections(indices, _metric(example.topology, known), coords, config.soft_modes)
     return TrainingRow(
+        source=example.source,
         graph=example.graph,
         indices=without_pairs(indices),
         coords=coords.float().contiguous(),

@@ -25,6 +25,10 @@ class Step:
     """molecules of which a minimum left in these relaxations is visited"""
     n_scans: int = 0
     """torsion profiles that the members' mean scans before"""
+    visit_share: float = 1.0
+    """share of the cheap level's rows that an epoch sees"""
+    energy_weight: float = 1.0
+    """what errors of energies count in the loss; those of gradients count 1"""
 
 
 def steps_of(config: TrainConfig) -> list[Step]:
@@ -55,6 +59,8 @@ def _steps_of_form(
             n_relaxed=one.relaxed,
             n_escapes=one.escapes,
             n_scans=one.scans,
+            visit_share=one.visit_share,
+            energy_weight=one.energy_weight,
         )
         for number, one in enumerate(rounds, start=1)
     ]

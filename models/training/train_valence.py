@@ -22,6 +22,7 @@ from models.training.optimise import Report, Stage, device_of, is_trained, run_s
 from models.training.rows import prepare_rows, sage_labeller
 from models.training.side_by_side import side_by_side
 from models.training.steps import Step, steps_of
+from models.training.visits import SOURCE as VISITED_SOURCE
 from models.training.visits import CheapLevel
 
 DEV_TABLE = Path("qm") / "dev.parquet"
@@ -138,7 +139,7 @@ class _Crew:
                 )
                 richer.load_state_dict(richer.state_dict() | model.state_dict())
                 model = richer.to(stage.device)
-            on_qm = qm_stage(step.name, self.config, model, rows, self.score, max_confs=step.max_confs)
+            on_qm = qm_stage(step, self.config, model, rows, self.score)
             run_stage(on_qm, step.schedule, seed=seed + 2 + position, folder=folder, report=report)
         return model.cpu()
 
@@ -177,25 +178,28 @@ def _prior_stage(config: TrainConfig, model: ValenceNetwork, rows: list[Training
 
 
 def qm_stage(
-    name: str,
-    config: TrainConfig,
-    model: ValenceNetwork,
-    rows: list[TrainingRow],
-    score: Score,
-    *,
-    max_confs: int,
+    step: Step, config: TrainConfig, model: ValenceNetwork, rows: list[TrainingRow], score: Score
 ) -> Stage:
     """What one step of QM training optimises, and how it is scored between epochs."""
     stage = config.valence
 
     def loss(batch: Sequence[int], generator: np.random.Generator) -> Tensor:
         part = [rows[index] for index in batch]
-        drawn = draw_batch(part, max_confs, generator, pairs=model.has_pairs).to(device_of(model))
+        drawn = draw_batch(part, step.max_confs, generator, pairs=model.has_pairs).to(device_of(model))
         valence = model(drawn.graphs, drawn.indices)
+        on_qm = valence_loss(valence, drawn, stage, energy_weight=step.energy_weight)
         pull = stage.stiffness_pull * stiffness_pull(valence, part)
-        return valence_loss(valence, drawn, stage) + pull + _coupling_cost(valence, config.class2)
+        return on_qm + pull + _coupling_cost(valence, config.class2)
 
-    return Stage(name=name, model=model, n_examples=len(rows), loss=loss, score=lambda: score(model))
+    shares = np.array([step.visit_share if row.source == VISITED_SOURCE else 1.0 for row in rows])
+    return Stage(
+        name=step.name,
+        model=model,
+        n_examples=len(rows),
+        shares=shares,
+        loss=loss,
+        score=lambda: score(model),
+    )
 
 
 def _coupling_cost(valence: ValenceParameters, config: Class2Stage | None) -> Tensor:

@@ -273,6 +273,43 @@ def test_weights_are_the_mean_of_the_last_steps(tmp_path, with_minima):
         assert torch.equal(weight, last[name]), name
 
 
+def test_a_round_sees_a_share_of_the_visits(tmp_path, with_minima):
+    """Also of those of rounds before; where nothing was visited the share changes no byte."""
+    only = "[[rounds]]\nvisits = 0\nschedule = { epochs = 1, batch_molecules = 4, learning_rate = 5e-3 }\n"
+    fewer, visited = only.replace("visits", "visit_share = 0.3\nvisits"), only.replace("= 0", "= 5")
+
+    def trained(name: str, rounds: str) -> bytes:
+        (tmp_path / f"{name}.toml").write_text(CONFIG + rounds)
+        train(tmp_path / f"{name}.toml", with_minima, tmp_path / name, cheap=spring, report=silent)
+        return (tmp_path / name / "tiny" / "0.1" / "valence.safetensors").read_bytes()
+
+    assert trained("none", only) == trained("none-fewer", fewer)
+    assert trained("before", visited + only) != trained("before-fewer", visited + fewer)
+
+
+def test_an_epoch_sees_the_share_that_is_asked_for(tmp_path):
+    """Every example with its own chance, in every epoch other ones."""
+    model = torch.nn.Linear(1, 1)
+    seen: list[int] = []
+
+    def loss(batch, _):
+        assert 0 < len(batch) <= 50
+        seen.extend(batch)
+        return model.weight.sum()
+
+    shares = np.repeat([1.0, 0.1, 0.0], 1000)
+    stage = Stage(
+        name="s", model=model, n_examples=3000, shares=shares, loss=loss, score=lambda: {"figure": 0.0}
+    )
+    schedule = ScheduleConfig(epochs=2, batch_molecules=50)
+    run_stage(stage, schedule, seed=1, folder=tmp_path, report=silent)
+    times = np.bincount(seen, minlength=3000)
+    assert (times[:1000] == 2).all()
+    assert 160 < times[1000:2000].sum() < 240  # 200 expected, 13 one standard deviation
+    assert (times[1000:2000] == 1).sum() > 120  # not the same ones twice
+    assert times[2000:].sum() == 0
+
+
 def test_the_number_of_processes_changes_no_weight(tmp_path, with_minima, monkeypatch):
     """Two networks and visits in batches of two, by one process and by two: every file byte for byte."""
     monkeypatch.setattr("models.training.encounters.MET_TOGETHER", 2)
