@@ -87,6 +87,11 @@ def read_charge_examples(
 
 def read_qm_examples(*paths: Path, sources: dict[str, int] | None = None) -> tuple[list[QMExample], int]:
     """Read QM tables; `sources` limits the rows per source (0: all). Return examples and rows left out."""
+    return examples_of(read_qm_rows(*paths, sources=sources))
+
+
+def read_qm_rows(*paths: Path, sources: dict[str, int] | None = None) -> pd.DataFrame:
+    """Read the rows of QM tables as they are; `sources` limits them per source (0: all)."""
     table = pd.concat([_read_table(path) for path in paths])
     if sources is not None:
         unknown = set(sources) - set(table["source"])
@@ -95,12 +100,12 @@ def read_qm_examples(*paths: Path, sources: dict[str, int] | None = None) -> tup
             raise SettingsError(f"{names}: no source {', '.join(sorted(unknown))}")
         parts = [_take(table[table["source"] == source], n) for source, n in sources.items()]
         table = pd.concat(parts)
-    return examples_of(table)
+    return table
 
 
 def examples_of(table: pd.DataFrame) -> tuple[list[QMExample], int]:
     """Build the examples of a QM table that is read already; return them and the number left out."""
-    return _collect(table, _qm_example)
+    return _collect(table, qm_example)
 
 
 def read_profile_rows(paths: Sequence[Path], without: Collection[str]) -> pd.DataFrame:
@@ -149,7 +154,8 @@ def _charge_example(row: Any) -> ChargeExample:
     return ChargeExample(key=ligand.name, graph=build_graph(ligand), charges=charges)
 
 
-def _qm_example(row: Any) -> QMExample:
+def qm_example(row: Any) -> QMExample:
+    """Build the example of one row of a QM table; LigandError where its molecule is not for the model."""
     ligand = _ligand(row)
     shape = (row.n_confs, row.n_atoms, 3)
     gradient = None

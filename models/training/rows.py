@@ -1,6 +1,7 @@
 """From rows of QM tables to what the valence loss takes: fixed parts out, a prior and soft modes beside."""
 
 from collections.abc import Callable, Sequence
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from models.charges import ChargeEnsemble
 from models.config import ValenceStage
-from models.dataset import QMExample, read_qm_examples
+from models.dataset import QMExample, qm_example, read_qm_rows
 from models.graph import collate_graphs
 from models.loss import TrainingRow
 from models.readouts import ANGLE_K_SCALE, BOND_K_SCALE, CLASS1_NAMES, ValenceParameters
@@ -17,12 +18,19 @@ from models.terms import indices_from_topology
 from models.training.near_minima import TORSION_STIFFNESS, soft_projections, stiffness_of_internals
 from models.training.optimise import Report
 from models.training.side_by_side import sent_back
-from pipeline.errors import ParametersError
+from pipeline.errors import LigandError, ParametersError
 from pipeline.schema import FloatArray, MMParameters, Topology
 from pipeline.smirnoff import label, read_smirnoff
 from pipeline.vdw import assign_vdw
 
 Labeller = Callable[[QMExample], MMParameters]
+
+
+class Left(Enum):
+    """Why a row is left out."""
+
+    ELEMENTS = "elements outside the model"
+    POINTS = "under two points in the energy window"
 
 
 def sage_labeller(path: Path) -> Labeller:
@@ -45,19 +53,24 @@ def prepare_rows(
     report: Report,
 ) -> list[TrainingRow]:
     """Read QM rows and take the fixed nonbonded part out of their energies and gradients, several at once."""
-    examples, left_out = read_qm_examples(*paths, sources=config.sources)
+    records = list(read_qm_rows(*paths, sources=config.sources).itertuples(index=False))
 
-    def prepare(number: int) -> TrainingRow | None:
-        return prepare_row(examples[number], charges, config, prior)
+    def prepare(number: int) -> TrainingRow | Left:
+        try:
+            example = qm_example(records[number])
+        except LigandError:
+            return Left.ELEMENTS
+        return prepare_row(example, charges, config, prior) or Left.POINTS
 
-    rows = sent_back(prepare, len(examples), config.processes)
-    kept = [row for row in rows if row is not None]
+    rows = sent_back(prepare, len(records), config.processes)
+    kept = [row for row in rows if isinstance(row, TrainingRow)]
     n_points = sum(row.n_points for row in kept)
     names = ", ".join(dict.fromkeys(path.name for path in paths))
     n_prior = sum(row.prior is not None for row in kept)
+    n_elements, n_short = rows.count(Left.ELEMENTS), rows.count(Left.POINTS)
     report(
-        f"{names}: {len(kept)} rows, {n_points} points ({left_out} rows with elements outside the model, "
-        f"{len(rows) - len(kept)} without two points in the window; {n_prior} with a prior)"
+        f"{names}: {len(kept)} rows, {n_points} points ({n_elements} rows with elements outside the model, "
+        f"{n_short} without two points in the window; {n_prior} with a prior)"
     )
     return kept
 
