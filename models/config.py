@@ -117,6 +117,9 @@ class Round(_Config):
     """torsion profiles that are scanned; where the scan ends it has the energies of the profile"""
     visit_share: float = Field(default=1.0, ge=0, le=1)
     """share of the cheap level's rows, also those of rounds before, that an epoch of this round sees"""
+    visit_window: float | None = Field(default=None, gt=0)
+    """kcal/mol above the minimum: points of the cheap level beyond, also those of rounds before, are not seen
+    in this round; None: all within the energy window are"""
     energy_weight: float = Field(default=1.0, gt=0)
     """what errors of energies count in this round, of all rows; those of gradients count 1"""
     schedule: ScheduleConfig

@@ -1,7 +1,7 @@
 """What the valence network is asked for: QM energies and gradients, small torsions, prior stiffness."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -46,11 +46,28 @@ class TrainingRow:
     """what a classical force field assigns, float32; None where it has no parameter"""
     soft: Tensor | None
     """(n_points, n_modes, 3 n_atoms), float16: see training.near_minima.soft_projections; None as gradient"""
+    height: Tensor
+    """(n_points,), kcal/mol, float32: QM energy above the row's lowest point"""
 
     @property
     def n_points(self) -> int:
         """Number of QM points."""
         return len(self.energy)
+
+    def below(self, height: float) -> "TrainingRow":
+        """Return the row without the points higher than that, kcal/mol."""
+        low = torch.nonzero(self.height <= height)[:, 0]
+        if len(low) == self.n_points:
+            return self
+        energy = self.energy.index_select(0, low)
+        return replace(
+            self,
+            coords=self.coords.index_select(1, low),
+            energy=energy - energy.mean(),
+            gradient=None if self.gradient is None else self.gradient.index_select(1, low),
+            soft=None if self.soft is None else self.soft.index_select(0, low),
+            height=self.height.index_select(0, low),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

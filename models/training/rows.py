@@ -106,6 +106,7 @@ def prepare_row(
         nonbonded=torch.stack([charge, sigma, epsilon]).float(),
         prior=known,
         soft=soft,
+        height=torch.as_tensor(example.energy[inside] - example.energy[inside].min()).float(),
     )
 
 

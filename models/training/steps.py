@@ -27,6 +27,8 @@ class Step:
     """torsion profiles that the members' mean scans before"""
     visit_share: float = 1.0
     """share of the cheap level's rows that an epoch sees"""
+    visit_window: float | None = None
+    """kcal/mol: points of the cheap level higher above their row's lowest are not seen; None: all are"""
     energy_weight: float = 1.0
     """what errors of energies count in the loss; those of gradients count 1"""
 
@@ -60,6 +62,7 @@ def _steps_of_form(
             n_escapes=one.escapes,
             n_scans=one.scans,
             visit_share=one.visit_share,
+            visit_window=one.visit_window,
             energy_weight=one.energy_weight,
         )
         for number, one in enumerate(rounds, start=1)

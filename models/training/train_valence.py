@@ -181,10 +181,13 @@ def qm_stage(
     step: Step, config: TrainConfig, model: ValenceNetwork, rows: list[TrainingRow], score: Score
 ) -> Stage:
     """What one step of QM training optimises, and how it is scored between epochs."""
-    stage = config.valence
+    stage, window = config.valence, step.visit_window
+
+    def seen(row: TrainingRow) -> TrainingRow:
+        return row if window is None or row.source != VISITED_SOURCE else row.below(window)
 
     def loss(batch: Sequence[int], generator: np.random.Generator) -> Tensor:
-        part = [rows[index] for index in batch]
+        part = [seen(rows[index]) for index in batch]
         drawn = draw_batch(part, step.max_confs, generator, pairs=model.has_pairs).to(device_of(model))
         valence = model(drawn.graphs, drawn.indices)
         on_qm = valence_loss(valence, drawn, stage, energy_weight=step.energy_weight)

@@ -41,3 +41,20 @@ def test_energies_count_their_weight(rows):
     assert 0.01 < twice - once < once
     without = [replace(row, gradient=None, soft=None) for row in rows]
     assert loss(without) == pytest.approx(twice - once, rel=1e-4)
+
+
+def test_a_row_below_a_height_has_the_points_there(rows):
+    """All columns alike; energies centred again; without a point beyond it is the row itself."""
+    row = rows[0]
+    assert row.height.min() == 0.0
+    height = float(row.height.sort().values[row.n_points // 2])
+    low = row.below(height)
+    kept = (row.height <= height).nonzero()[:, 0]
+    assert 0 < low.n_points == len(kept) < row.n_points
+    assert torch.equal(low.coords, row.coords[:, kept])
+    assert torch.equal(low.gradient, row.gradient[:, kept])
+    assert torch.equal(low.soft, row.soft[kept])
+    assert torch.equal(low.height, row.height[kept])
+    torch.testing.assert_close(low.energy.diff(), row.energy[kept].diff(), rtol=0, atol=1e-4)
+    assert abs(float(low.energy.mean())) < 1e-5
+    assert row.below(float(row.height.max())) is row

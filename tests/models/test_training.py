@@ -273,8 +273,10 @@ def test_weights_are_the_mean_of_the_last_steps(tmp_path, with_minima):
         assert torch.equal(weight, last[name]), name
 
 
-def test_a_round_sees_a_share_of_the_visits(tmp_path, with_minima):
-    """Also of those of rounds before; where nothing was visited the share changes no byte."""
+def test_a_round_sees_a_part_of_the_visits(tmp_path, with_minima):
+    """A share of the rows, or low points alone, also of those of rounds before; where nothing was visited
+    neither changes a byte.
+    """
     only = "[[rounds]]\nvisits = 0\nschedule = { epochs = 1, batch_molecules = 4, learning_rate = 5e-3 }\n"
     fewer, visited = only.replace("visits", "visit_share = 0.3\nvisits"), only.replace("= 0", "= 5")
 
@@ -283,8 +285,12 @@ def test_a_round_sees_a_share_of_the_visits(tmp_path, with_minima):
         train(tmp_path / f"{name}.toml", with_minima, tmp_path / name, cheap=spring, report=silent)
         return (tmp_path / name / "tiny" / "0.1" / "valence.safetensors").read_bytes()
 
-    assert trained("none", only) == trained("none-fewer", fewer)
-    assert trained("before", visited + only) != trained("before-fewer", visited + fewer)
+    low, very_low = (only.replace("visits", f"visit_window = {height}\nvisits") for height in (1e9, 1e-6))
+    straight = trained("before", visited + only)
+    assert trained("none", only) == trained("none-fewer", fewer) == trained("none-low", very_low)
+    assert straight != trained("before-fewer", visited + fewer)
+    assert straight == trained("before-low", visited + low)
+    assert straight != trained("before-very-low", visited + very_low)
 
 
 def test_an_epoch_sees_the_share_that_is_asked_for(tmp_path):
