@@ -117,6 +117,8 @@ class Round(_Config):
     """torsion profiles that are scanned; where the scan ends it has the energies of the profile"""
     visit_share: float = Field(default=1.0, ge=0, le=1)
     """share of the cheap level's rows, also those of rounds before, that an epoch of this round sees"""
+    own_share: float | None = Field(default=None, ge=0, le=1)
+    """the same of what this round itself visits; None: as `visit_share`"""
     visit_window: float | None = Field(default=None, gt=0)
     """kcal/mol above the minimum: points of the cheap level beyond, also those of rounds before, are not seen
     in this round; None: all within the energy window are"""

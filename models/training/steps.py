@@ -27,6 +27,8 @@ class Step:
     """torsion profiles that the members' mean scans before"""
     visit_share: float = 1.0
     """share of the cheap level's rows that an epoch sees"""
+    own_share: float = 1.0
+    """share of those among them that were met before this very step"""
     visit_window: float | None = None
     """kcal/mol: points of the cheap level higher above their row's lowest are not seen; None: all are"""
     energy_weight: float = 1.0
@@ -62,6 +64,7 @@ def _steps_of_form(
             n_escapes=one.escapes,
             n_scans=one.scans,
             visit_share=one.visit_share,
+            own_share=one.visit_share if one.own_share is None else one.own_share,
             visit_window=one.visit_window,
             energy_weight=one.energy_weight,
         )

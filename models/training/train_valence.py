@@ -17,7 +17,7 @@ from models.network import ValenceEnsemble, ValenceNetwork
 from models.readouts import ValenceParameters
 from models.terms import collate_indices
 from models.training.dev_score import read_dev_minima, score_minima, score_torsions
-from models.training.encounters import Encounters
+from models.training.encounters import Encounters, Met
 from models.training.optimise import Report, Stage, device_of, is_trained, run_stage
 from models.training.rows import prepare_rows, sage_labeller
 from models.training.side_by_side import side_by_side
@@ -66,12 +66,12 @@ def train_valence(
     )
     trained: list[ValenceEnsemble] = []
     for number, step in enumerate(steps):
-        own: list[TrainingRow] = []
+        met = Met(to_keep=[], of_step=[])
         if trained:
             # The class I networks where class II begins: its own terms are zero then.
             met = encounters.before(step, trained[-1], is_done=crew.have_done(step))
-            rows, own = rows + met.to_keep, met.of_step
-        trained.append(crew.train(steps[: number + 1], rows + own))
+        trained.append(crew.train(steps[: number + 1], rows, met.to_keep + met.of_step))
+        rows = rows + met.to_keep
     class1, class2 = ([one for one in trained if one.form == form] for form in ("class1", "class2"))
     return Trained(
         class1=mean_of_weights(class1[-stage.mean_of_steps :]),
@@ -101,13 +101,15 @@ class _Crew:
     score: Score
     report: Report
 
-    def train(self, steps: Sequence[Step], rows: list[TrainingRow]) -> ValenceEnsemble:
-        """The members after these steps, of which all but the last are done."""
+    def train(
+        self, steps: Sequence[Step], rows: list[TrainingRow], met: list[TrainingRow]
+    ) -> ValenceEnsemble:
+        """The members after these steps, of which all but the last are done; `met`: rows from before it."""
         folders = self._folders(steps[-1])
         processes = self.config.valence.processes
 
         def train_one(number: int) -> ValenceNetwork:
-            return self._member(number, folders[number], steps, rows)
+            return self._member(number, folders[number], steps, rows, met)
 
         return ValenceEnsemble(side_by_side(train_one, folders, processes))
 
@@ -119,7 +121,12 @@ class _Crew:
         return [self.folder / f"member-{number}" for number in range(step.n_members)]
 
     def _member(
-        self, number: int, folder: Path, steps: Sequence[Step], rows: list[TrainingRow]
+        self,
+        number: int,
+        folder: Path,
+        steps: Sequence[Step],
+        rows: list[TrainingRow],
+        met: list[TrainingRow],
     ) -> ValenceNetwork:
         config, stage = self.config, self.config.valence
         size, seed = stage.network, config.seed + 10 * number
@@ -129,7 +136,7 @@ class _Crew:
 
         torch.manual_seed(seed)
         model = ValenceNetwork(size.width, size.n_layers, size.dropout, pi=size.pi).to(stage.device)
-        prior_stage = _prior_stage(config, model, [row for row in rows if row.prior is not None])
+        prior_stage = _prior_stage(config, model, [row for row in rows + met if row.prior is not None])
         run_stage(prior_stage, config.prior.schedule, seed=seed + 1, folder=folder, report=report)
         for position, step in enumerate(steps):
             if step.form == "class2" and model.form == "class1":
@@ -139,7 +146,7 @@ class _Crew:
                 )
                 richer.load_state_dict(richer.state_dict() | model.state_dict())
                 model = richer.to(stage.device)
-            on_qm = qm_stage(step, self.config, model, rows, self.score)
+            on_qm = qm_stage(step, self.config, model, rows, self.score, met=met)
             run_stage(on_qm, step.schedule, seed=seed + 2 + position, folder=folder, report=report)
         return model.cpu()
 
@@ -178,10 +185,18 @@ def _prior_stage(config: TrainConfig, model: ValenceNetwork, rows: list[Training
 
 
 def qm_stage(
-    step: Step, config: TrainConfig, model: ValenceNetwork, rows: list[TrainingRow], score: Score
+    step: Step,
+    config: TrainConfig,
+    model: ValenceNetwork,
+    rows: list[TrainingRow],
+    score: Score,
+    *,
+    met: Sequence[TrainingRow] = (),
 ) -> Stage:
-    """What one step of QM training optimises, and how it is scored between epochs."""
+    """What one step of QM training optimises, and how it is scored between epochs; `met`: its own rows."""
     stage, window = config.valence, step.visit_window
+    shares = [(row, step.visit_share) for row in rows] + [(row, step.own_share) for row in met]
+    rows = [row for row, _ in shares]
 
     def seen(row: TrainingRow) -> TrainingRow:
         return row if window is None or row.source != VISITED_SOURCE else row.below(window)
@@ -194,12 +209,11 @@ def qm_stage(
         pull = stage.stiffness_pull * stiffness_pull(valence, part)
         return on_qm + pull + _coupling_cost(valence, config.class2)
 
-    shares = np.array([step.visit_share if row.source == VISITED_SOURCE else 1.0 for row in rows])
     return Stage(
         name=step.name,
         model=model,
         n_examples=len(rows),
-        shares=shares,
+        shares=np.array([share if row.source == VISITED_SOURCE else 1.0 for row, share in shares]),
         loss=loss,
         score=lambda: score(model),
     )

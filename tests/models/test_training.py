@@ -293,6 +293,26 @@ def test_a_round_sees_a_part_of_the_visits(tmp_path, with_minima):
     assert straight != trained("before-very-low", visited + very_low)
 
 
+def test_a_round_sees_its_own_visits_in_full(tmp_path, with_minima, monkeypatch):
+    """Beside a share of those before; relaxed minima and the tables are seen in full either way."""
+    asked = []
+
+    def remember(stage, *args, **kwargs):
+        asked.append((stage.name, np.array(stage.shares)))
+        return run_stage(stage, *args, **kwargs)
+
+    monkeypatch.setattr("models.training.train_valence.run_stage", remember)
+    rounds = ROUNDS.replace("visits = 5\nrelaxed", "visit_share = 0.3\nown_share = 0.9\nvisits = 5\nrelaxed")
+    (tmp_path / "tiny.toml").write_text(CONFIG.replace("members = 2", "members = 1") + rounds)
+    train(tmp_path / "tiny.toml", with_minima, tmp_path / "run", cheap=spring, report=silent)
+    first, second = (next(shares for name, shares in asked if name == of) for of in ("round-1", "round-2"))
+    assert (second == 0.3).sum() == 5
+    assert (second == 0.9).sum() == 7  # and two escapes
+    n_relaxed = len(second) - len(first) - 7
+    assert n_relaxed > 0
+    assert (second == 1.0).sum() == len(first) - 5 + n_relaxed
+
+
 def test_an_epoch_sees_the_share_that_is_asked_for(tmp_path):
     """Every example with its own chance, in every epoch other ones."""
     model = torch.nn.Linear(1, 1)
