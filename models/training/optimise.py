@@ -79,7 +79,7 @@ def is_trained(folder: Path, stage: str, schedule: ScheduleConfig) -> bool:
 
 def _batches(stage: Stage, size: int, generator: np.random.Generator) -> list[list[int]]:
     order = generator.permutation(stage.n_examples)
-    if stage.shares is not None and stage.shares.min() < 1.0:
+    if stage.shares is not None and (stage.shares < 1.0).any():  # otherwise nothing is drawn for it
         order = order[generator.random(len(order)) < stage.shares[order]]
     return [order[start : start + size].tolist() for start in range(0, len(order), size)]
 

@@ -195,8 +195,9 @@ def qm_stage(
 ) -> Stage:
     """What one step of QM training optimises, and how it is scored between epochs; `met`: its own rows."""
     stage, window = config.valence, step.visit_window
-    shares = [(row, step.visit_share) for row in rows] + [(row, step.own_share) for row in met]
-    rows = [row for row, _ in shares]
+    shares = np.repeat([step.visit_share, step.own_share], [len(rows), len(met)])
+    rows = [*rows, *met]
+    shares[[row.source != VISITED_SOURCE for row in rows]] = 1.0
 
     def seen(row: TrainingRow) -> TrainingRow:
         return row if window is None or row.source != VISITED_SOURCE else row.below(window)
@@ -213,7 +214,7 @@ def qm_stage(
         name=step.name,
         model=model,
         n_examples=len(rows),
-        shares=np.array([share if row.source == VISITED_SOURCE else 1.0 for row, share in shares]),
+        shares=shares,
         loss=loss,
         score=lambda: score(model),
     )
