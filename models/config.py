@@ -124,6 +124,8 @@ class Round(_Config):
     in this round; None: all within the energy window are"""
     energy_weight: float = Field(default=1.0, gt=0)
     """what errors of energies count in this round, of all rows; those of gradients count 1"""
+    relaxed_weight: float = Field(default=1.0, gt=0)
+    """what errors of energies of relaxed minima count besides"""
     schedule: ScheduleConfig
     max_confs: int | None = Field(default=None, ge=2)
     """conformers drawn per row and epoch; None: as before the rounds"""
@@ -141,6 +143,9 @@ class Class2Stage(_Config):
     schedule: ScheduleConfig
     members: int = Field(default=1, ge=1)
     """of the class I members, the first so many go on"""
+    after_round: int | None = Field(default=None, ge=0)
+    """the round of class I after which it begins, meeting nothing of later ones; 0: before the first,
+    None: after the last"""
     relaxed: int = Field(default=0, ge=0)
     """molecules all of whose minima are relaxed before, by the class I members' mean; as in a round"""
     rounds: tuple[Round, ...] = ()
@@ -164,6 +169,13 @@ class TrainConfig(_Config):
     valence: ValenceStage
     rounds: tuple[Round, ...] = ()
     class2: Class2Stage | None = None
+
+    @model_validator(mode="after")
+    def _class2_begins_where_class1_was(self) -> "TrainConfig":
+        begins = self.class2.after_round if self.class2 else None
+        if begins is not None and begins > len(self.rounds):
+            raise ValueError(f"class2.after_round is {begins}, but class I has {len(self.rounds)} rounds")
+        return self
 
     @model_validator(mode="after")
     def _scans_are_of_profiles(self) -> "TrainConfig":

@@ -151,9 +151,16 @@ def qm_errors(valence: ValenceParameters, batch: TrainingBatch) -> tuple[Tensor,
 
 
 def valence_loss(
-    valence: ValenceParameters, batch: TrainingBatch, config: ValenceStage, *, energy_weight: float = 1.0
+    valence: ValenceParameters,
+    batch: TrainingBatch,
+    config: ValenceStage,
+    *,
+    energy_weight: Tensor | float = 1.0,
 ) -> Tensor:
-    """Huber loss of energies and gradients, every molecule the same weight, plus the torsion penalty."""
+    """Huber loss of energies and gradients, every molecule the same weight, plus the torsion penalty.
+
+    `energy_weight`: what energies count against gradients, one number or (n_molecules,).
+    """
     energy_error, gradient_error = qm_errors(valence, batch)
     n_used = batch.is_used.sum(dim=1)
     energy = _huber(energy_error / config.energy_scale, config.huber).sum(dim=1) / n_used
@@ -161,9 +168,9 @@ def valence_loss(
     by_molecule = torch.zeros_like(n_used).index_add(0, batch.graphs.atom_molecule, by_atom)
     n_components = 3.0 * torch.bincount(batch.graphs.atom_molecule) * n_used
     gradient = (by_molecule / n_components).sum() / batch.has_gradient.sum().clamp(min=1.0)
-    penalty = valence.proper_k.square().sum(dim=1).mean() + valence.improper_k.square().sum(dim=1).mean()
+    penalty = _mean_square(valence.proper_k) + _mean_square(valence.improper_k)
     soft = config.soft_weight * soft_cost(gradient_error, batch, config.soft_huber)
-    return energy_weight * energy.mean() + gradient + soft + config.torsion_penalty * penalty
+    return (energy_weight * energy).mean() + gradient + soft + config.torsion_penalty * penalty
 
 
 def soft_cost(gradient_error: Tensor, batch: TrainingBatch, bend: float) -> Tensor:
@@ -212,6 +219,11 @@ def stiffness_pull(valence: ValenceParameters, rows: Sequence[TrainingRow]) -> T
             theirs = torch.cat([b for _, b in pairs]).to(ours.device)
             total = total + _scaled(ours.log(), theirs.log(), LOG_K_SCALE)
     return total
+
+
+def _mean_square(values: Tensor) -> Tensor:
+    """Squared length of an average row (n, m); zero of none, where a mean would not be a number."""
+    return values.square().sum(dim=1).mean() if len(values) else values.new_zeros(())
 
 
 def _scaled(ours: Tensor, theirs: Tensor, scale: float) -> Tensor:

@@ -33,18 +33,36 @@ class Step:
     """kcal/mol: points of the cheap level higher above their row's lowest are not seen; None: all are"""
     energy_weight: float = 1.0
     """what errors of energies count in the loss; those of gradients count 1"""
+    relaxed_weight: float = 1.0
+    """what those of relaxed minima count besides"""
 
 
-def steps_of(config: TrainConfig) -> list[Step]:
-    """What is trained on QM, in order; class I comes first."""
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is trained on QM, in order: steps of class I, and where they fork, the rest of either form."""
+
+    common: list[Step]
+    class1: list[Step]
+    class2: list[Step]
+
+
+def plan_of(config: TrainConfig) -> Plan:
+    """The steps that a configuration describes."""
     stage = config.valence
-    steps = _steps_of_form("valence", "class1", stage.schedule, stage.members, config.rounds, stage.max_confs)
-    if config.class2 is not None:
-        n_members = min(config.class2.members, stage.members)
-        schedule, rounds = config.class2.schedule, config.class2.rounds
-        first, *others = _steps_of_form("class2", "class2", schedule, n_members, rounds, stage.max_confs)
-        steps += [replace(first, n_relaxed=config.class2.relaxed), *others]
-    return steps
+    class1 = _steps_of_form(
+        "valence", "class1", stage.schedule, stage.members, config.rounds, stage.max_confs
+    )
+    if config.class2 is None:
+        return Plan(common=class1, class1=[], class2=[])
+    n_members = min(config.class2.members, stage.members)
+    schedule, rounds = config.class2.schedule, config.class2.rounds
+    first, *others = _steps_of_form("class2", "class2", schedule, n_members, rounds, stage.max_confs)
+    fork = len(class1) if config.class2.after_round is None else 1 + config.class2.after_round
+    return Plan(
+        common=class1[:fork],
+        class1=class1[fork:],
+        class2=[replace(first, n_relaxed=config.class2.relaxed), *others],
+    )
 
 
 def _steps_of_form(
@@ -67,6 +85,7 @@ def _steps_of_form(
             own_share=one.visit_share if one.own_share is None else one.own_share,
             visit_window=one.visit_window,
             energy_weight=one.energy_weight,
+            relaxed_weight=one.relaxed_weight,
         )
         for number, one in enumerate(rounds, start=1)
     ]

@@ -21,9 +21,9 @@ from models.training.encounters import Encounters, Met
 from models.training.optimise import Report, Stage, device_of, is_trained, run_stage
 from models.training.rows import prepare_rows, sage_labeller
 from models.training.side_by_side import side_by_side
-from models.training.steps import Step, steps_of
+from models.training.steps import Step, plan_of
+from models.training.visits import RELAXED_SOURCE, CheapLevel
 from models.training.visits import SOURCE as VISITED_SOURCE
-from models.training.visits import CheapLevel
 
 DEV_TABLE = Path("qm") / "dev.parquet"
 Score = Callable[[ValenceNetwork], dict[str, float]]
@@ -50,7 +50,7 @@ def train_valence(
 
     The rows are prepared once; then members are trained side by side, `config.valence.processes` at a time.
     """
-    stage, steps = config.valence, steps_of(config)
+    stage, plan = config.valence, plan_of(config)
     prior = sage_labeller(data / config.prior.force_field)
     rows = prepare_rows([data / table for table in stage.tables], charges, stage, prior, report)
     score = dev_score(data / DEV_TABLE, charges, stage, report)
@@ -64,19 +64,37 @@ def train_valence(
         prior=prior,
         report=report,
     )
-    trained: list[ValenceEnsemble] = []
-    for number, step in enumerate(steps):
+    start = _Way(steps=[], trained=[], rows=rows)
+    common = _go_on(start, plan.common, crew, encounters)
+    class1 = _go_on(common, plan.class1, crew, encounters).trained
+    class2 = None
+    if config.class2 is not None:
+        # The class I networks where class II begins: its own terms are zero then.
+        every = _go_on(common, plan.class2, crew, encounters).trained
+        of_form = every[len(common.trained) :]
+        class2 = mean_of_weights(of_form[-config.class2.mean_of_steps :])
+    return Trained(class1=mean_of_weights(class1[-stage.mean_of_steps :]), class2=class2)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Way:
+    """Steps that are done, the members after each, and all rows that were met so far."""
+
+    steps: list[Step]
+    trained: list[ValenceEnsemble]
+    rows: list[TrainingRow]
+
+
+def _go_on(way: _Way, steps: Sequence[Step], crew: "_Crew", encounters: Encounters) -> _Way:
+    """Train these steps behind those of `way`, which stays as it is."""
+    for step in steps:
         met = Met(to_keep=[], of_step=[])
-        if trained:
-            # The class I networks where class II begins: its own terms are zero then.
-            met = encounters.before(step, trained[-1], is_done=crew.have_done(step))
-        trained.append(crew.train(steps[: number + 1], rows, met.to_keep + met.of_step))
-        rows = rows + met.to_keep
-    class1, class2 = ([one for one in trained if one.form == form] for form in ("class1", "class2"))
-    return Trained(
-        class1=mean_of_weights(class1[-stage.mean_of_steps :]),
-        class2=mean_of_weights(class2[-config.class2.mean_of_steps :]) if config.class2 else None,
-    )
+        if way.trained:
+            met = encounters.before(step, way.trained[-1], is_done=crew.have_done(step))
+        done = [*way.steps, step]
+        members = crew.train(done, way.rows, met.to_keep + met.of_step)
+        way = _Way(steps=done, trained=[*way.trained, members], rows=way.rows + met.to_keep)
+    return way
 
 
 def mean_of_weights(ensembles: Sequence[ValenceEnsemble]) -> ValenceEnsemble:
@@ -198,15 +216,18 @@ def qm_stage(
     shares = np.repeat([step.visit_share, step.own_share], [len(rows), len(met)])
     rows = [*rows, *met]
     shares[[row.source != VISITED_SOURCE for row in rows]] = 1.0
+    weights = torch.full((len(rows),), step.energy_weight)
+    weights[[row.source == RELAXED_SOURCE for row in rows]] *= step.relaxed_weight
 
     def seen(row: TrainingRow) -> TrainingRow:
         return row if window is None or row.source != VISITED_SOURCE else row.below(window)
 
     def loss(batch: Sequence[int], generator: np.random.Generator) -> Tensor:
         part = [seen(rows[index]) for index in batch]
+        weight = weights[list(batch)].to(device_of(model))
         drawn = draw_batch(part, step.max_confs, generator, pairs=model.has_pairs).to(device_of(model))
         valence = model(drawn.graphs, drawn.indices)
-        on_qm = valence_loss(valence, drawn, stage, energy_weight=step.energy_weight)
+        on_qm = valence_loss(valence, drawn, stage, energy_weight=weight)
         pull = stage.stiffness_pull * stiffness_pull(valence, part)
         return on_qm + pull + _coupling_cost(valence, config.class2)
 
@@ -222,7 +243,7 @@ def qm_stage(
 
 def _coupling_cost(valence: ValenceParameters, config: Class2Stage | None) -> Tensor:
     """Class II: keeps what dihedrals do to angles and bonds small."""
-    if valence.cross is None or config is None:
+    if valence.cross is None or config is None or not len(valence.proper_k):
         return valence.bond_k.new_zeros(())
     size = valence.cross.angle_torsion.square().mean() + valence.cross.bond_torsion.square().mean()
     return config.coupling_penalty * size

@@ -43,6 +43,22 @@ def test_energies_count_their_weight(rows):
     assert loss(without) == pytest.approx(twice - once, rel=1e-4)
 
 
+def test_energies_of_one_row_count_their_own_weight(rows):
+    """One number per row: what a row's energies are worth alone, half as much beside another."""
+    alone = [replace(row, gradient=None, soft=None) for row in rows[:1]]
+    heavier = loss(rows, energy_weight=torch.tensor([3.0, 1.0]))
+    assert heavier - loss(rows) == pytest.approx(loss(alone), rel=1e-4)
+    lighter = loss(rows, energy_weight=torch.tensor([1.0, 3.0]))
+    assert heavier + lighter == pytest.approx(2.0 * loss(rows, energy_weight=2.0), rel=1e-5)
+    assert heavier != lighter
+
+
+def test_molecules_without_impropers_have_a_loss(rows):
+    """A batch of them alone; the penalty on torsions is a mean over none there."""
+    assert [len(row.indices.impropers) > 0 for row in rows] == [False, True]
+    assert 0.1 < loss(rows[:1]) < 100.0
+
+
 def test_a_row_below_a_height_has_the_points_there(rows):
     """All columns alike; energies centred again; without a point beyond it is the row itself."""
     row = rows[0]

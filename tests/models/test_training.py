@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from models.config import ScheduleConfig, read_config
 from models.dataset import examples_of, read_qm_examples
 from models.energy import energy_and_gradient
+from models.loss import valence_loss
 from models.network import ValenceEnsemble, ValenceNetwork
 from models.predict import Predictor
 from models.recompute_domain import recompute_domain
@@ -311,6 +312,49 @@ def test_a_round_sees_its_own_visits_in_full(tmp_path, with_minima, monkeypatch)
     n_relaxed = len(second) - len(first) - 7
     assert n_relaxed > 0
     assert (second == 1.0).sum() == len(first) - 5 + n_relaxed
+
+
+def test_relaxed_minima_count_what_a_round_says(tmp_path, with_minima, monkeypatch):
+    """Their energies, times what energies count in this round at all; those of other rows do not."""
+    heard = []
+
+    def listen(*args, energy_weight, **kwargs):
+        heard.append(energy_weight)
+        return valence_loss(*args, energy_weight=energy_weight, **kwargs)
+
+    monkeypatch.setattr("models.training.train_valence.valence_loss", listen)
+    rounds = ROUNDS.replace("relaxed = 3", "energy_weight = 2\nrelaxed_weight = 3\nrelaxed = 3")
+    (tmp_path / "tiny.toml").write_text(CONFIG.replace("members = 2", "members = 1") + rounds)
+    lines = []
+    train(tmp_path / "tiny.toml", with_minima, tmp_path / "run", cheap=spring, report=lines.append)
+    n_relaxed = next(int(line.split()[1]) for line in lines if line.startswith("relaxed.parquet: "))
+    weights = torch.cat(heard)
+    assert set(weights.tolist()) == {1.0, 2.0, 6.0}
+    assert (weights == 6.0).sum() == n_relaxed > 0
+    assert (weights == 2.0).sum() > n_relaxed
+
+
+def test_class2_begins_after_the_round_that_is_asked_for(tmp_path, with_minima):
+    """Either form to the byte as without what the other goes on to do."""
+    early = CONFIG.replace("[class2]", "[class2]\nafter_round = 1") + CLASS2_ROUND
+    both, first = early + ROUNDS, early + ROUNDS[: ROUNDS.rindex("[[rounds]]")]
+
+    def trained(name: str, text: str) -> list[bytes]:
+        (tmp_path / f"{name}.toml").write_text(text)
+        train(tmp_path / f"{name}.toml", with_minima, tmp_path / name, cheap=spring, report=silent)
+        weights = tmp_path / name / "tiny" / "0.1"
+        return [(weights / f"{part}.safetensors").read_bytes() for part in ("valence", "class2")]
+
+    forked, straight = trained("forked", both), trained("straight", CONFIG + CLASS2_ROUND + ROUNDS)
+    assert forked[1] == trained("first", first)[1] != straight[1]
+    assert forked[0] == straight[0]
+
+
+def test_class2_after_a_round_that_is_not_there_is_refused(tmp_path, data):
+    config = tmp_path / "tiny.toml"
+    config.write_text(CONFIG.replace("[class2]", "[class2]\nafter_round = 3") + ROUNDS)
+    with pytest.raises(SettingsError, match="class I has 2 rounds"):
+        train(config, data, tmp_path / "run", cheap=spring, report=silent)
 
 
 def test_an_epoch_sees_the_share_that_is_asked_for(tmp_path):
