@@ -71,6 +71,7 @@ def _valence(**update: object) -> Callable[[TrainConfig], TrainConfig]:
 
 def _without_prior(config: TrainConfig) -> TrainConfig:
     """One molecule, once: the readouts start where the network's scales put them."""
+    assert config.prior.schedule is not None, "ablations train everything"
     schedule = config.prior.schedule.model_copy(update={"epochs": 1, "learning_rate": 1e-9})
     return config.model_copy(
         update={"prior": config.prior.model_copy(update={"schedule": schedule, "max_molecules": 1})}

@@ -82,6 +82,7 @@ def measure(n_rows: int) -> Cost:
         at.append(time.process_time())
         size = stage.network
         model = ValenceNetwork(size.width, size.n_layers, size.dropout, pi=size.pi)
+        assert stage.schedule is not None, "the configuration trains everything"
         once = stage.schedule.model_copy(update={"epochs": 1})
         step = Step(name="cost", form="class1", schedule=once, n_members=1, max_confs=stage.max_confs)
         work = qm_stage(step, config, model, rows, lambda _: {"none": 0.0})

@@ -55,7 +55,8 @@ class ChargeStage(_Config):
 class PriorStage(_Config):
     """Valence readouts on a classical force field, before any QM."""
 
-    schedule: ScheduleConfig
+    schedule: ScheduleConfig | None = None
+    """None: none, the training goes on from finished networks"""
     force_field: str
     """OFFXML file below the data folder"""
     max_molecules: int | None = None
@@ -65,7 +66,8 @@ class ValenceStage(_Config):
     """Valence readouts on QM energies and gradients."""
 
     network: NetworkConfig = NetworkConfig()
-    schedule: ScheduleConfig
+    schedule: ScheduleConfig | None = None
+    """of the first training on the tables; None: none, the training goes on from finished networks"""
     members: int = Field(default=1, ge=1)
     """networks trained from different seeds, whose mean is the model"""
     processes: int = Field(default=1, ge=1)
@@ -81,7 +83,8 @@ class ValenceStage(_Config):
     dev_minima: int = Field(default=32, ge=0)
     """molecules of the dev minima that are relaxed after every epoch"""
     mean_of_steps: int = Field(default=1, ge=1)
-    """the weights are the mean of those after each of the last so many steps (this one and the rounds)"""
+    """the weights are the mean of those after each of the last so many steps (this one, or the networks gone
+    on from, and the rounds)"""
     max_confs: int = Field(default=12, ge=2)
     """conformers drawn per row and epoch"""
     energy_window: float = Field(default=30.0, gt=0)
@@ -140,7 +143,8 @@ class Round(_Config):
 class Class2Stage(_Config):
     """The class II form, started from the trained class I networks, on the same rows."""
 
-    schedule: ScheduleConfig
+    schedule: ScheduleConfig | None = None
+    """of the first training in this form; None: none, it goes on from finished networks"""
     members: int = Field(default=1, ge=1)
     """of the class I members, the first so many go on"""
     after_round: int | None = Field(default=None, ge=0)
@@ -164,11 +168,32 @@ class TrainConfig(_Config):
     name: str
     version: str
     seed: int
-    charges: ChargeStage
+    start: str | None = None
+    """finished weights, `name/version` or a folder, from which the rounds go on: the charges are theirs, and
+    of the stages only those on QM have networks to train, in rounds; None: everything is trained"""
+    charges: ChargeStage | None = None
     prior: PriorStage
     valence: ValenceStage
     rounds: tuple[Round, ...] = ()
     class2: Class2Stage | None = None
+
+    @model_validator(mode="after")
+    def _every_network_has_one_beginning(self) -> "TrainConfig":
+        beginnings = {
+            "charges": self.charges,
+            "prior.schedule": self.prior.schedule,
+            "valence.schedule": self.valence.schedule,
+        }
+        if self.class2 is not None:
+            beginnings["class2.schedule"] = self.class2.schedule
+        for name, beginning in beginnings.items():
+            if self.start is None and beginning is None:
+                raise ValueError(f"{name} is missing, and there is no start to go on from")
+            if self.start is not None and beginning is not None:
+                raise ValueError(f"{name} would train what start has already: leave one of them out")
+        if self.start is not None and self.class2 is not None and self.class2.relaxed:
+            raise ValueError("class2.relaxed belongs to the training that start has already: use a round")
+        return self
 
     @model_validator(mode="after")
     def _class2_begins_where_class1_was(self) -> "TrainConfig":

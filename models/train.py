@@ -1,4 +1,7 @@
-"""Train a model from one config file: charges, then the prior, then QM; resumes where it was stopped."""
+"""Train a model from one config file: charges, then the prior, then QM; resumes where it was stopped.
+
+Or take the charges and the networks of finished weights, and train these on in rounds.
+"""
 
 import json
 from copy import deepcopy
@@ -14,9 +17,9 @@ from models.domain import Domain, spread_of
 from models.predict import build_batch
 from models.training.optimise import Report
 from models.training.train_charges import CHARGE_TABLE, train_charges
-from models.training.train_valence import DEV_TABLE, train_valence
+from models.training.train_valence import DEV_TABLE, Trained, train_valence
 from models.training.visits import CheapLevel
-from models.weights import Model, save_model
+from models.weights import Model, load_model, save_model
 from pipeline.errors import OutputFolderError, SettingsError
 
 USUAL = 0.95
@@ -30,8 +33,8 @@ def train(
 
     `cheap` is asked in rounds of visits, where the configuration has such. Running it again on the same
     folder goes on from the last checkpoint. Raises SettingsError for a wrong key, a missing table, or a
-    folder that holds a run of another configuration, OutputFolderError for one that cannot be written;
-    neither leaves a folder behind.
+    folder that holds a run of another configuration, weights to go on from that are not of its kind,
+    OutputFolderError for a folder that cannot be written; neither leaves a folder behind.
     """
     config = read_config(config_path)
     _check_tables(config, data)
@@ -43,13 +46,23 @@ def train(
             f"{config_path}: members on {config.valence.device} cannot be trained side by side, whose forks "
             "would share its driver; set valence.processes = 1"
         )
-    _claim(out, config)
+    start = _start_of(config)
+    _claim(out, config, start)
     torch.use_deterministic_algorithms(True, warn_only=not on_cpu)  # cuBLAS has none unless the shell asks
     torch.set_num_threads(1)  # sums come out the same on every machine, and members are forked
-    charges = train_charges(config.charges, data, out / "checkpoints", seed=config.seed, report=report)
+    checkpoints = out / "checkpoints"
+    begun = None
+    if start is not None:
+        report(f"going on from {start.name}/{start.version}, manifest {start.sha256[:12]}")
+        charges, size_of_charges = start.charges.float(), start.sizes["charges"]
+        begun = Trained(class1=start.valence, class2=start.class2)
+    else:
+        assert config.charges is not None, "config: without a start there are charges to train"
+        charges = train_charges(config.charges, data, checkpoints, seed=config.seed, report=report)
+        size_of_charges = config.charges.network
     charges.eval().requires_grad_(False)
-    trained = train_valence(config, charges, data, out / "checkpoints", cheap=cheap, report=report)
-    sizes = {"charges": config.charges.network, "valence": config.valence.network}
+    trained = train_valence(config, charges, data, checkpoints, cheap=cheap, report=report, start=begun)
+    sizes = {"charges": size_of_charges, "valence": config.valence.network}
     model = Model(
         name=config.name,
         version=config.version,
@@ -85,6 +98,25 @@ def domain_of(model: Model, data: Path) -> Domain:
     )
 
 
+def _start_of(config: TrainConfig) -> Model | None:
+    """The weights to go on from; SettingsError unless they have the networks that the rounds train."""
+    if config.start is None:
+        return None
+    start = load_model(config.start)
+    wanted = {"class1": config.valence.members, "class2": config.class2.members if config.class2 else 0}
+    there = {"class1": start.valence, "class2": start.class2}
+    for form, n_members in wanted.items():
+        ensemble = there[form]
+        n_there = 0 if ensemble is None else ensemble.n_members
+        if n_there < n_members:
+            raise SettingsError(f"start = {config.start!r} has {n_there} {form} networks, not {n_members}")
+    if start.sizes["valence"] != config.valence.network:
+        raise SettingsError(f"valence.network is not that of {config.start!r}: {start.sizes['valence']!r}")
+    if config.class2 and start.class2 and start.class2.has_pairs != config.class2.pairs:
+        raise SettingsError(f"class2.pairs is not as in {config.start!r}")
+    return start
+
+
 def _check_tables(config: TrainConfig, data: Path) -> None:
     """Say which file of the training data is missing, before hours are spent on the others."""
     tables: tuple[str | Path, ...] = (
@@ -99,9 +131,10 @@ def _check_tables(config: TrainConfig, data: Path) -> None:
         raise SettingsError(f"no {', no '.join(missing)}; see data/qm/README.md for how the tables are made")
 
 
-def _claim(out: Path, config: TrainConfig) -> None:
-    """Write the configuration into the folder, or check that it is the one already there."""
-    text = json.dumps(config.model_dump(), indent=2, sort_keys=True)
+def _claim(out: Path, config: TrainConfig, start: Model | None) -> None:
+    """Write what the run is decided by into the folder, or check that it is what is already there."""
+    begun = {} if start is None else {"manifest_of_start": start.sha256}
+    text = json.dumps(config.model_dump() | begun, indent=2, sort_keys=True)
     path = out / "config.json"
     try:
         out.mkdir(parents=True, exist_ok=True)

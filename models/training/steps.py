@@ -13,7 +13,8 @@ class Step:
 
     name: str
     form: Form
-    schedule: ScheduleConfig
+    schedule: ScheduleConfig | None
+    """None: nothing is trained, its networks are those gone on from"""
     n_members: int
     max_confs: int
     """conformers drawn per row and epoch"""
@@ -66,7 +67,12 @@ def plan_of(config: TrainConfig) -> Plan:
 
 
 def _steps_of_form(
-    name: str, form: Form, schedule: ScheduleConfig, n_members: int, rounds: Sequence[Round], max_confs: int
+    name: str,
+    form: Form,
+    schedule: ScheduleConfig | None,
+    n_members: int,
+    rounds: Sequence[Round],
+    max_confs: int,
 ) -> list[Step]:
     prefix = "round" if form == "class1" else f"{name}-round"
     first = Step(name=name, form=form, schedule=schedule, n_members=n_members, max_confs=max_confs)

@@ -1,4 +1,7 @@
-"""The valence networks, step by step: a classical prior, QM points, rounds of visits, class II."""
+"""The valence networks, step by step: a classical prior, QM points, rounds of visits, class II.
+
+Or only the rounds, from networks that are finished.
+"""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -45,8 +48,9 @@ def train_valence(
     *,
     cheap: CheapLevel | None,
     report: Report,
+    start: Trained | None = None,
 ) -> Trained:
-    """Train the members on top of frozen charges.
+    """Train the members on top of frozen charges, from `start` where the configuration has one.
 
     The rows are prepared once; then members are trained side by side, `config.valence.processes` at a time.
     """
@@ -54,7 +58,7 @@ def train_valence(
     prior = sage_labeller(data / config.prior.force_field)
     rows = prepare_rows([data / table for table in stage.tables], charges, stage, prior, report)
     score = dev_score(data / DEV_TABLE, charges, stage, report)
-    crew = _Crew(config=config, folder=folder, score=score, report=report)
+    crew = _Crew(config=config, folder=folder, score=score, report=report, start=start)
     encounters = Encounters(
         config=config,
         charges=charges,
@@ -64,8 +68,8 @@ def train_valence(
         prior=prior,
         report=report,
     )
-    start = _Way(steps=[], trained=[], rows=rows)
-    common = _go_on(start, plan.common, crew, encounters)
+    nothing = _Way(steps=[], trained=[], rows=rows)
+    common = _go_on(nothing, plan.common, crew, encounters)
     class1 = _go_on(common, plan.class1, crew, encounters).trained
     class2 = None
     if config.class2 is not None:
@@ -118,6 +122,7 @@ class _Crew:
     folder: Path
     score: Score
     report: Report
+    start: Trained | None
 
     def train(
         self, steps: Sequence[Step], rows: list[TrainingRow], met: list[TrainingRow]
@@ -133,7 +138,8 @@ class _Crew:
 
     def have_done(self, step: Step) -> bool:
         """Whether every member is at this step's end."""
-        return all(is_trained(folder, step.name, step.schedule) for folder in self._folders(step))
+        schedule, folders = step.schedule, self._folders(step)
+        return schedule is None or all(is_trained(folder, step.name, schedule) for folder in folders)
 
     def _folders(self, step: Step) -> list[Path]:
         return [self.folder / f"member-{number}" for number in range(step.n_members)]
@@ -154,9 +160,13 @@ class _Crew:
 
         torch.manual_seed(seed)
         model = ValenceNetwork(size.width, size.n_layers, size.dropout, pi=size.pi).to(stage.device)
-        prior_stage = _prior_stage(config, model, [row for row in rows + met if row.prior is not None])
-        run_stage(prior_stage, config.prior.schedule, seed=seed + 1, folder=folder, report=report)
+        if config.prior.schedule is not None:
+            prior_stage = _prior_stage(config, model, [row for row in rows + met if row.prior is not None])
+            run_stage(prior_stage, config.prior.schedule, seed=seed + 1, folder=folder, report=report)
         for position, step in enumerate(steps):
+            if step.schedule is None:
+                model = self._begun(step)[number].to(stage.device)
+                continue
             if step.form == "class2" and model.form == "class1":
                 pairs = config.class2 is not None and config.class2.pairs
                 richer = ValenceNetwork(
@@ -167,6 +177,21 @@ class _Crew:
             on_qm = qm_stage(step, self.config, model, rows, self.score, met=met)
             run_stage(on_qm, step.schedule, seed=seed + 2 + position, folder=folder, report=report)
         return model.cpu()
+
+    def _begun(self, step: Step) -> list[ValenceNetwork]:
+        """The networks that a step without a schedule stands for, in single precision, with dropout."""
+        assert self.start is not None, "config: stages have no schedule only where there is a start"
+        begun = self.start.class1 if step.form == "class1" else self.start.class2
+        assert begun is not None, "train: the start has networks of every form that goes on"
+        size = self.config.valence.network
+        networks = [
+            ValenceNetwork(
+                size.width, size.n_layers, size.dropout, step.form, pi=size.pi, pairs=begun.has_pairs
+            )
+            for _ in range(begun.n_members)
+        ]
+        ValenceEnsemble(networks).load_state_dict(begun.state_dict())
+        return networks
 
 
 def dev_score(table: Path, charges: ChargeEnsemble, stage: ValenceStage, report: Report) -> Score:

@@ -357,6 +357,78 @@ def test_class2_after_a_round_that_is_not_there_is_refused(tmp_path, data):
         train(config, data, tmp_path / "run", cheap=spring, report=silent)
 
 
+GOES_ON = """
+name = "tiny"
+version = "0.1"
+seed = 3
+start = "START"
+[prior]
+force_field = "tiny.offxml"
+[valence]
+network = { width = 16, n_layers = 2, pi = true }
+sources = { gen2-torsion = 0 }
+dev_minima = 0
+members = 2
+[class2]
+pairs = true
+"""
+
+
+@pytest.mark.parametrize("rounds", [ROUNDS, CLASS2_ROUND])
+def test_rounds_go_on_from_finished_weights(tmp_path, with_minima, rounds):
+    """The rounds of a form on weights that were trained without them: byte for byte what training does in
+    one go; the other form and the charges stay as they are.
+    """
+
+    def trained(name: str, text: str) -> dict[str, bytes]:
+        (tmp_path / f"{name}.toml").write_text(text)
+        train(tmp_path / f"{name}.toml", with_minima, tmp_path / name, cheap=spring, report=silent)
+        files = (tmp_path / name / "tiny" / "0.1").glob("*.safetensors")
+        return {file.stem: file.read_bytes() for file in files}
+
+    begun = trained("begun", CONFIG)
+    start = str(tmp_path / "begun" / "tiny" / "0.1")
+    gone_on = trained("gone-on", GOES_ON.replace("START", start) + rounds)
+    straight = trained("straight", CONFIG + rounds)
+    moved, kept = ("valence", "class2") if rounds is ROUNDS else ("class2", "valence")
+    assert gone_on[moved] == straight[moved] != begun[moved]
+    assert gone_on[kept] == begun[kept]
+    assert gone_on["charges"] == begun["charges"]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (("members = 2", "members = 3"), "2 class1 networks, not 3"),
+        (("[class2]", "[class2]\nmembers = 2"), "1 class2 networks, not 2"),
+        (("width = 16", "width = 32"), "valence.network"),
+        (("pairs = true", "pairs = false"), "class2.pairs"),
+        (("START", "START/nothing"), "no model"),
+        (('start = "START"', ""), "charges is missing"),
+        (("dev_minima", "schedule = { epochs = 3 }\ndev_minima"), "valence.schedule would train"),
+        (("pairs = true", "relaxed = 3"), "class2.relaxed"),
+    ],
+)
+def test_weights_that_cannot_be_gone_on_from_are_refused(tmp_path, data, change, what):
+    start = train(tmp_path / "tiny.toml", data, tmp_path / "begun", report=silent)
+    config = tmp_path / "further.toml"
+    config.write_text(GOES_ON.replace(*change).replace("START", f"{tmp_path}/begun/tiny/{start.version}"))
+    with pytest.raises(SettingsError, match=what):
+        train(config, data, tmp_path / "run", cheap=spring, report=pytest.fail)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_were_exchanged_are_not_gone_on_from(tmp_path, data):
+    """A run that began at other weights in the same place is not resumed."""
+    begun = train(tmp_path / "tiny.toml", data, tmp_path / "begun", report=silent)
+    config, folder = tmp_path / "further.toml", tmp_path / "begun" / "tiny" / "0.1"
+    config.write_text(GOES_ON.replace("START", str(folder)))
+    train(config, data, tmp_path / "run", report=silent)
+    save_model(dataclasses.replace(begun, domain=None), folder)
+    with pytest.raises(SettingsError, match="another configuration"):
+        train(config, data, tmp_path / "run", report=silent)
+
+
 def test_an_epoch_sees_the_share_that_is_asked_for(tmp_path):
     """Every example with its own chance, in every epoch other ones."""
     model = torch.nn.Linear(1, 1)
