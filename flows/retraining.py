@@ -9,8 +9,10 @@ from pathlib import Path
 from flows import registry
 from flows.batch import predictor_of
 from models import train as training
+from models.config import read_config
 from models.evaluation.points import EvaluationReport, compare
 from models.evaluation.scoring import class1_method
+from models.weights import load_model
 from pipeline.qm.surface import Gfn2Surface
 from pipeline.settings import Form
 
@@ -34,8 +36,9 @@ class Retrained:
 def retrain(config: Path, data: Path, evaluation: Path, models: Path, say: Say) -> Retrained:
     """Train into the registry's own folder, score beside the model in use, and promote what is better.
 
-    Both models are kept. Tables that did not change since are not trained on again: training resumes, and
-    ends at once. Raises SettingsError for a configuration or a table that cannot be used.
+    Both models are kept. Where neither the tables nor the weights gone on from changed since, nothing is
+    trained again: training resumes, and ends at once. Raises SettingsError for a configuration or a table
+    that cannot be used.
     """
     out = models / ".training" / _digest(config, data)
     model = training.train(config, data, out, cheap=Gfn2Surface, report=say)
@@ -71,8 +74,10 @@ def mean_error(report: EvaluationReport, method: str) -> float:
 
 
 def _digest(config: Path, data: Path) -> str:
-    """Of the configuration's text, and of names, sizes and times of the tables."""
+    """Of the configuration, of names, sizes and times of the tables, and of the weights gone on from."""
     tables = sorted(path for path in data.rglob("*") if path.is_file())
     facts = [[str(path.relative_to(data)), path.stat().st_size, path.stat().st_mtime_ns] for path in tables]
-    text = json.dumps([config.read_text(encoding="utf-8"), facts])
+    start = read_config(config).start
+    begun = [] if start is None else [load_model(start).sha256]
+    text = json.dumps([config.read_text(encoding="utf-8"), facts, *begun])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

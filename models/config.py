@@ -169,8 +169,8 @@ class TrainConfig(_Config):
     version: str
     seed: int
     start: str | None = None
-    """finished weights, `name/version` or a folder, from which the rounds go on: the charges are theirs, and
-    of the stages only those on QM have networks to train, in rounds; None: everything is trained"""
+    """finished weights, `name/version` or a folder, whose charges are kept and whose valence networks the
+    rounds train on; None: everything is trained"""
     charges: ChargeStage | None = None
     prior: PriorStage
     valence: ValenceStage

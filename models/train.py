@@ -32,9 +32,9 @@ def train(
     """Train what `config_path` describes on the tables below `data`; leave checkpoints and weights in `out`.
 
     `cheap` is asked in rounds of visits, where the configuration has such. Running it again on the same
-    folder goes on from the last checkpoint. Raises SettingsError for a wrong key, a missing table, or a
-    folder that holds a run of another configuration, weights to go on from that are not of its kind,
-    OutputFolderError for a folder that cannot be written; neither leaves a folder behind.
+    folder goes on from the last checkpoint. Raises SettingsError for a wrong key, a missing table, weights to
+    go on from that have not the networks, or a folder that holds a run of another configuration,
+    OutputFolderError for one that cannot be written; neither leaves a folder behind.
     """
     config = read_config(config_path)
     _check_tables(config, data)

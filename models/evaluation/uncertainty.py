@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from scipy.stats import spearmanr
 
 from models.dataset import QMExample
@@ -84,6 +85,9 @@ def _draw(x: FloatArray, y: FloatArray, out: np.ndarray, summary: UncertaintySum
     axes.plot(summary.group_uncertainty, summary.group_error, "o-", color="black", label="means of fifths")
     axes.set(xlabel="uncertainty / kcal/mol", ylabel="mean |ddE| of the molecule / kcal/mol")
     axes.set(ylim=(0, float(np.quantile(y, 0.99))), xscale="log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title(f"Spearman's rho {summary.rank_correlation:.2f}, {summary.n_molecules} molecules")
     axes.legend(frameon=False)
     return figure
