@@ -58,6 +58,22 @@ members = 2
 pairs = true
 schedule = { epochs = 2, batch_molecules = 4, learning_rate = 5e-3 }
 """
+GOES_ON = """
+name = "tiny"
+version = "0.1"
+seed = 3
+start = "START"
+[prior]
+force_field = "tiny.offxml"
+[valence]
+network = { width = 16, n_layers = 2, pi = true }
+sources = { gen2-torsion = 0 }
+dev_minima = 0
+members = 2
+[class2]
+pairs = true
+"""
+"""on from `CONFIG`, whose weights are in the folder START"""
 
 
 def untrained_model() -> Model:

@@ -28,6 +28,7 @@ from models.weights import Model, load_model_folder, save_model
 from pipeline.errors import OutputFolderError, SettingsError
 from tests.training_tables import (
     CONFIG,
+    GOES_ON,
     PROFILE_ANGLES,
     profile_row,
     untrained_model,
@@ -357,23 +358,6 @@ def test_class2_after_a_round_that_is_not_there_is_refused(tmp_path, data):
         train(config, data, tmp_path / "run", cheap=spring, report=silent)
 
 
-GOES_ON = """
-name = "tiny"
-version = "0.1"
-seed = 3
-start = "START"
-[prior]
-force_field = "tiny.offxml"
-[valence]
-network = { width = 16, n_layers = 2, pi = true }
-sources = { gen2-torsion = 0 }
-dev_minima = 0
-members = 2
-[class2]
-pairs = true
-"""
-
-
 @pytest.mark.parametrize("rounds", [ROUNDS, CLASS2_ROUND])
 def test_rounds_go_on_from_finished_weights(tmp_path, with_minima, rounds):
     """The rounds of a form on weights that were trained without them: byte for byte what training does in
@@ -394,6 +378,26 @@ def test_rounds_go_on_from_finished_weights(tmp_path, with_minima, rounds):
     assert gone_on[moved] == straight[moved] != begun[moved]
     assert gone_on[kept] == begun[kept]
     assert gone_on["charges"] == begun["charges"]
+
+
+def test_the_weights_gone_on_from_are_a_step_of_the_mean(tmp_path, with_minima):
+    """Class I's after its one round averaged with those before it; class II's are those before alone."""
+    begun = train(tmp_path / "tiny.toml", with_minima, tmp_path / "begun", report=silent)
+    start, round_one = str(tmp_path / "begun" / "tiny" / "0.1"), ROUNDS[: ROUNDS.rindex("[[rounds]]")]
+    config = tmp_path / "further.toml"
+
+    def gone_on(n_steps: int) -> Model:
+        text = GOES_ON.replace("START", start).replace("[valence]", f"[valence]\nmean_of_steps = {n_steps}")
+        config.write_text(text + round_one)
+        return train(config, with_minima, tmp_path / str(n_steps), cheap=spring, report=silent)
+
+    last, mean = gone_on(1), gone_on(2)
+    before, after = begun.valence.state_dict(), last.valence.state_dict()
+    for name, weight in mean.valence.state_dict().items():
+        assert torch.equal(weight, ((before[name] + after[name]) / 2).float().double()), name
+    assert any(not torch.equal(before[name], after[name]) for name in after)
+    for name, weight in mean.class2.state_dict().items():
+        assert torch.equal(weight, begun.class2.state_dict()[name]), name
 
 
 @pytest.mark.parametrize(
