@@ -127,6 +127,8 @@ class Round(_Config):
     in this round; None: all within the energy window are"""
     energy_weight: float = Field(default=1.0, gt=0)
     """what errors of energies count in this round, of all rows; those of gradients count 1"""
+    energy_huber: float | None = Field(default=None, gt=0)
+    """scaled errors of energies beyond this count linearly in this round; None: as `valence.huber` has it"""
     relaxed_weight: float = Field(default=1.0, gt=0)
     """what errors of energies of relaxed minima count besides"""
     schedule: ScheduleConfig

@@ -156,14 +156,17 @@ def valence_loss(
     config: ValenceStage,
     *,
     energy_weight: Tensor | float = 1.0,
+    energy_huber: float | None = None,
 ) -> Tensor:
     """Huber loss of energies and gradients, every molecule the same weight, plus the torsion penalty.
 
     `energy_weight`: what energies count against gradients, one number or (n_molecules,).
+    `energy_huber`: the scaled error from which on energies count linearly; None: as gradients.
     """
     energy_error, gradient_error = qm_errors(valence, batch)
     n_used = batch.is_used.sum(dim=1)
-    energy = _huber(energy_error / config.energy_scale, config.huber).sum(dim=1) / n_used
+    bend = config.huber if energy_huber is None else energy_huber
+    energy = _huber(energy_error / config.energy_scale, bend).sum(dim=1) / n_used
     by_atom = _huber(gradient_error / config.gradient_scale, config.huber).sum(dim=(1, 2))
     by_molecule = torch.zeros_like(n_used).index_add(0, batch.graphs.atom_molecule, by_atom)
     n_components = 3.0 * torch.bincount(batch.graphs.atom_molecule) * n_used

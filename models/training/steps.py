@@ -34,6 +34,8 @@ class Step:
     """kcal/mol: points of the cheap level higher above their row's lowest are not seen; None: all are"""
     energy_weight: float = 1.0
     """what errors of energies count in the loss; those of gradients count 1"""
+    energy_huber: float | None = None
+    """where errors of energies begin to count linearly; None: where all others do"""
     relaxed_weight: float = 1.0
     """what those of relaxed minima count besides"""
 
@@ -91,6 +93,7 @@ def _steps_of_form(
             own_share=one.visit_share if one.own_share is None else one.own_share,
             visit_window=one.visit_window,
             energy_weight=one.energy_weight,
+            energy_huber=one.energy_huber,
             relaxed_weight=one.relaxed_weight,
         )
         for number, one in enumerate(rounds, start=1)

@@ -252,7 +252,7 @@ def qm_stage(
         weight = weights[list(batch)].to(device_of(model))
         drawn = draw_batch(part, step.max_confs, generator, pairs=model.has_pairs).to(device_of(model))
         valence = model(drawn.graphs, drawn.indices)
-        on_qm = valence_loss(valence, drawn, stage, energy_weight=weight)
+        on_qm = valence_loss(valence, drawn, stage, energy_weight=weight, energy_huber=step.energy_huber)
         pull = stage.stiffness_pull * stiffness_pull(valence, part)
         return on_qm + pull + _coupling_cost(valence, config.class2)
 

@@ -25,13 +25,13 @@ def rows(tmp_path, build_ligand):
     return prepare_rows([data / "qm" / "train.parquet"], charges, STAGE, prior, lambda _: None)[:2]
 
 
-def loss(rows, energy_weight=1.0):
+def loss(rows, energy_weight=1.0, **how):
     """Of an untrained network, the same points drawn every time."""
     torch.manual_seed(5)
     model = ValenceNetwork(16, 2)
     batch = draw_batch(rows, 6, np.random.default_rng(0))
     valence = model(batch.graphs, batch.indices)
-    return valence_loss(valence, batch, STAGE, energy_weight=energy_weight).item()
+    return valence_loss(valence, batch, STAGE, energy_weight=energy_weight, **how).item()
 
 
 def test_energies_count_their_weight(rows):
@@ -51,6 +51,17 @@ def test_energies_of_one_row_count_their_own_weight(rows):
     lighter = loss(rows, energy_weight=torch.tensor([1.0, 3.0]))
     assert heavier + lighter == pytest.approx(2.0 * loss(rows, energy_weight=2.0), rel=1e-5)
     assert heavier != lighter
+
+
+def test_energies_bend_where_they_are_told_to(rows):
+    """Far beyond the bend the loss is linear in it, of energies alone; unsaid, all errors bend alike."""
+    without = [replace(row, gradient=None, soft=None, energy=1000.0 * row.energy) for row in rows]
+    half, whole = (loss(without, energy_huber=bend) for bend in (0.5, 1.0))
+    assert whole == pytest.approx(2.0 * half, rel=0.02)
+    assert loss(without) == loss(without, energy_huber=STAGE.huber) > 2.0 * whole
+    gradients = loss(rows) - loss([replace(row, gradient=None, soft=None) for row in rows])
+    with_gradients = [replace(row, energy=1000.0 * row.energy) for row in rows]
+    assert loss(with_gradients, energy_huber=1.0) == pytest.approx(whole + gradients, rel=1e-4)
 
 
 def test_molecules_without_impropers_have_a_loss(rows):

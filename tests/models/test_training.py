@@ -317,20 +317,25 @@ def test_a_round_sees_its_own_visits_in_full(tmp_path, with_minima, monkeypatch)
 
 def test_relaxed_minima_count_what_a_round_says(tmp_path, with_minima, monkeypatch):
     """Their energies, times what energies count in this round at all; those of other rows do not."""
-    heard = []
+    heard, bends = [], []
 
-    def listen(*args, energy_weight, **kwargs):
+    def listen(*args, energy_weight, energy_huber, **kwargs):
         heard.append(energy_weight)
-        return valence_loss(*args, energy_weight=energy_weight, **kwargs)
+        bends.append(energy_huber)
+        return valence_loss(*args, energy_weight=energy_weight, energy_huber=energy_huber, **kwargs)
 
     monkeypatch.setattr("models.training.train_valence.valence_loss", listen)
-    rounds = ROUNDS.replace("relaxed = 3", "energy_weight = 2\nrelaxed_weight = 3\nrelaxed = 3")
+    rounds = ROUNDS.replace(
+        "relaxed = 3", "energy_weight = 2\nenergy_huber = 0.7\nrelaxed_weight = 3\nrelaxed = 3"
+    )
     (tmp_path / "tiny.toml").write_text(CONFIG.replace("members = 2", "members = 1") + rounds)
     lines = []
     train(tmp_path / "tiny.toml", with_minima, tmp_path / "run", cheap=spring, report=lines.append)
     n_relaxed = next(int(line.split()[1]) for line in lines if line.startswith("relaxed.parquet: "))
     weights = torch.cat(heard)
     assert set(weights.tolist()) == {1.0, 2.0, 6.0}
+    assert {float(weight.max()) for weight, bend in zip(heard, bends, strict=True) if bend is None} == {1.0}
+    assert {bend for weight, bend in zip(heard, bends, strict=True) if weight.max() > 1.0} == {0.7}
     assert (weights == 6.0).sum() == n_relaxed > 0
     assert (weights == 2.0).sum() > n_relaxed
 
